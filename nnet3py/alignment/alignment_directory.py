@@ -1,0 +1,139 @@
+"""The alignment directory: train a monophone GMM on a data directory and leave what Kaldi's align scripts leave.
+
+Files::
+
+    final.mdl        the transition model and the mixtures, as Kaldi's gmm-est writes them
+    tree             the monophone tree, in Kaldi's text form
+    ali.1.gz         a transition-id for each frame; num_jobs holds 1
+    pdf.ark pdf.scp  the same as pdf-ids; num_pdfs holds their number
+    phones.txt cmvn_opts    phones as the alignment numbers them, and the options of apply-cmvn that it had
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import shlex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnet3py import log
+from nnet3py.alignment.deltas import add_deltas
+from nnet3py.alignment.language import Language, read_language, replacing
+from nnet3py.alignment.lexicon import read_text_lines
+from nnet3py.alignment.monophone import Alignment, MonophoneTrainer, Schedule, train_monophone
+from nnet3py.decoding.score import read_transcripts
+from nnet3py.errors import UserError
+from nnet3py.nnet.transition_model import write_transition_model_to
+from nnet3py.program import reason
+from nnet3py.tables.basic_types import write_header
+from nnet3py.tables.holders import INT_VECTOR, MATRIX
+from nnet3py.tables.streams import open_output
+from nnet3py.tables.table import SequentialReader, TableWriter
+
+_FEWEST_NAMED = 3  # so many keys are named when some are left out
+
+
+def align_data_directory(
+    data_dir: str, lang_dir: str, ali_dir: str, schedule: Schedule, *, cmvn_options: str = ""
+) -> Alignment:
+    """Train on ``<data_dir>``'s feats.scp, cmvn.scp, utt2spk and text, and write ``<ali_dir>``.
+
+    Args:
+        cmvn_options: options of apply-cmvn, which must be on the path.
+
+    Raises:
+        UserError: a file is missing or malformed, nothing can be aligned, or the library is not installed.
+    """
+    language = read_language(lang_dir)
+    texts = read_transcripts(os.path.join(data_dir, "text"))
+    transcripts = {key: tuple(words) for key, words in texts.items()}
+    features = _read_features(data_dir, cmvn_options)
+    _report_difference("transcript", [key for key in features if key not in transcripts])
+    _report_difference("features", [key for key in transcripts if key not in features])
+    both = {key: features[key] for key in features if key in transcripts}
+    trainer = MonophoneTrainer(both, transcripts, language, schedule)
+    log.log(f"{len(both)} utterances, {sum(map(len, both.values()))} frames of {trainer.features.shape[1]} dimensions.")
+    alignment = train_monophone(trainer, _report_pass)
+    if alignment.too_short:
+        log.warning(f"Too short for their transcripts and left out: {_some(alignment.too_short)}.")
+    _write(trainer, alignment, language, ali_dir, cmvn_options)
+    return alignment
+
+
+def _read_features(data_dir: str, cmvn_options: str) -> dict[str, NDArray[np.float32]]:
+    """Normalised features with their first and second derivatives."""
+    for name in ("feats.scp", "cmvn.scp", "utt2spk"):
+        if not os.path.isfile(os.path.join(data_dir, name)):
+            raise UserError(
+                f"Expected {data_dir}/{name}, found no such file: compute features and their statistics first."
+            )
+    place = shlex.quote(data_dir)
+    rspecifier = (
+        f"ark,s,cs:apply-cmvn --print-args=false {cmvn_options} --utt2spk=ark:{place}/utt2spk "
+        f"scp:{place}/cmvn.scp scp:{place}/feats.scp ark:- |"
+    )
+    features: dict[str, NDArray[np.float32]] = {}
+    with SequentialReader(rspecifier, MATRIX) as reader:
+        for key, matrix in reader:
+            if not np.isfinite(matrix).all():
+                row, column = np.argwhere(~np.isfinite(matrix))[0].tolist()
+                raise UserError(f"{data_dir}: the features of {key} are not finite at frame {row}, dimension {column}.")
+            if features and matrix.shape[1] != next(iter(features.values())).shape[1] // 3:
+                dim = next(iter(features.values())).shape[1] // 3
+                raise UserError(
+                    f"{data_dir}: the features of {key} have dimension {matrix.shape[1]}, others have {dim}."
+                )
+            if len(matrix):
+                features[key] = add_deltas(matrix)
+    return features
+
+
+def _report_difference(what: str, missing: list[str]) -> None:
+    if missing:
+        log.warning(f"Left out for want of {what}: {_some(missing)}.")
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - _FEWEST_NAMED} more" if len(keys) > _FEWEST_NAMED else ""
+    return ", ".join(keys[:_FEWEST_NAMED]) + more
+
+
+def _report_pass(iteration: int, log_likelihood: float, num_gaussians: int) -> None:
+    log.log(f"Pass {iteration}: log-likelihood {log_likelihood:.4f} a frame, then {num_gaussians} Gaussians.")
+
+
+def _write(
+    trainer: MonophoneTrainer, alignment: Alignment, language: Language, ali_dir: str, cmvn_options: str
+) -> None:
+    model = alignment.transition_model
+    try:
+        os.makedirs(ali_dir, exist_ok=True)
+        with replacing(os.path.join(ali_dir, "tree")) as temporary:
+            trainer.tree.write(False, temporary)
+    except OSError as problem:
+        raise UserError(f"Cannot write the alignment directory {ali_dir}: {reason(problem)}.") from problem
+    with open_output(os.path.join(ali_dir, "final.mdl")) as sink:
+        write_header(sink, True)
+        write_transition_model_to(sink, model, True)
+        alignment.mixtures.write_to(sink, True)
+    archive = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=archive, mtime=0) as compressed:
+        for key, transitions in sorted(alignment.transitions.items()):
+            compressed.write(f"{key} {' '.join(map(str, transitions.tolist()))}\n".encode())
+    with open_output(os.path.join(ali_dir, "ali.1.gz")) as sink:
+        sink.write(archive.getvalue())
+    with TableWriter(f"ark,scp:{ali_dir}/pdf.ark,{ali_dir}/pdf.scp", INT_VECTOR) as writer:
+        for key, transitions in sorted(alignment.transitions.items()):
+            writer.write(key, model.pdfs(transitions))
+    texts = {
+        "num_jobs": "1\n",
+        "num_pdfs": f"{model.num_pdfs}\n",
+        "cmvn_opts": f"{cmvn_options}\n",
+        "phones.txt": "".join(f"{line}\n" for line in read_text_lines(language.path("phones.txt"))),
+    }
+    for name, text in texts.items():
+        with open_output(os.path.join(ali_dir, name)) as sink:
+            sink.write(text.encode())

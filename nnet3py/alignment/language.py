@@ -1,0 +1,249 @@
+"""The language directory (Kaldi's ``lang``): the symbols, the phones' topology and the lexicon's transducers.
+
+Files, all but the transducers in text::
+
+    phones.txt words.txt        symbol tables; phones end with the disambiguation symbols #0 #1 ...
+    lexicon.txt                 word probability phone ...
+    topo                        states of each phone
+    L.fst L_disambig.fst        the lexicon as transducers (OpenFst's binary form)
+    silprob.txt                 "overall P": probability of a silence at each place where one may be
+    phones/{silence,nonsilence,optional_silence,disambig}.{txt,int,csl}    phones/sets.{txt,int}
+
+Source: Kaldi egs/wsj/s5/utils/prepare_lang.sh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nnet3py.alignment.lexicon import (
+    EPSILON,
+    Pronunciation,
+    disambiguated,
+    lexicon_transducer,
+    read_lexicon,
+    read_symbols,
+    read_text_lines,
+)
+from nnet3py.alignment.recipe_library import import_recipe_library
+from nnet3py.alignment.topology import topology_text
+from nnet3py.errors import UserError
+from nnet3py.program import reason
+
+
+@dataclass(frozen=True)
+class Language:
+    """What a language directory says, apart from its transducers. ``silence_phones``: numbers of phones."""
+
+    directory: str
+    phones: dict[str, int]
+    words: dict[str, int]
+    lexicon: list[Pronunciation]
+    silence_phones: list[int]
+    optional_silence: int
+    silence_probability: float
+    disambiguation_phones: list[int]
+
+    def path(self, name: str) -> str:
+        """The path of one file of the directory."""
+        return os.path.join(self.directory, name)
+
+    def phone_names(self) -> dict[int, str]:
+        """Number of a phone -> its name."""
+        return {number: name for name, number in self.phones.items()}
+
+    def word_numbers(self, utterance: str, words: Sequence[str]) -> list[int]:
+        """The numbers of a transcript's words.
+
+        Raises:
+            UserError: a word is not in the lexicon.
+        """
+        spoken = {pronunciation.word for pronunciation in self.lexicon}
+        for word in words:
+            if word not in spoken:
+                raise UserError(
+                    f"Utterance {utterance}: the word {word!r} is not in {self.path('lexicon.txt')}: "
+                    "add a pronunciation and prepare the language directory again."
+                )
+        return [self.words[word] for word in words]
+
+
+def read_language(directory: str) -> Language:
+    """Read a language directory.
+
+    Raises:
+        UserError: a file is missing or malformed, or the symbol tables lack something the lexicon has.
+    """
+    phones = read_symbols(os.path.join(directory, "phones.txt"))
+    words = read_symbols(os.path.join(directory, "words.txt"))
+    lexicon_path = os.path.join(directory, "lexicon.txt")
+    lexicon = read_lexicon(lexicon_path)
+    for pronunciation in lexicon:
+        if pronunciation.word not in words:
+            raise UserError(f"{lexicon_path}: the word {pronunciation.word!r} is not in words.txt beside it.")
+        for phone in pronunciation.phones:
+            if phone not in phones:
+                raise UserError(f"{lexicon_path}: the phone {phone!r} is not in phones.txt beside it.")
+    return Language(
+        directory=directory,
+        phones=phones,
+        words=words,
+        lexicon=lexicon,
+        silence_phones=sorted(read_symbols_of(os.path.join(directory, "phones", "silence.txt"), phones)),
+        optional_silence=_optional_silence(os.path.join(directory, "phones", "optional_silence.txt"), phones),
+        silence_probability=_silence_probability(os.path.join(directory, "silprob.txt")),
+        disambiguation_phones=[number for name, number in phones.items() if name.startswith("#")],
+    )
+
+
+def read_symbols_of(path: str, table: dict[str, int]) -> list[int]:
+    """The numbers of the symbols a file lists, one a line.
+
+    Raises:
+        UserError: the file cannot be read, or a symbol is not in the table.
+    """
+    numbers = []
+    for line, name in enumerate(read_text_lines(path), 1):
+        if name.strip() not in table:
+            raise UserError(f"{path}:{line}: the symbol {name.strip()!r} is not in the symbol table.")
+        numbers.append(table[name.strip()])
+    return numbers
+
+
+def _optional_silence(path: str, phones: dict[str, int]) -> int:
+    numbers = read_symbols_of(path, phones)
+    if len(numbers) != 1:
+        raise UserError(f"{path}: expected one phone, found {len(numbers)}.")
+    return numbers[0]
+
+
+def _silence_probability(path: str) -> float:
+    for line in read_text_lines(path):
+        name, _, value = line.partition(" ")
+        if name == "overall":
+            try:
+                probability = float(value)
+            except ValueError:
+                break
+            if 0.0 <= probability < 1.0:
+                return probability
+    raise UserError(f"{path}: expected a line 'overall P' with a probability of at least 0 and less than 1.")
+
+
+def prepare_language(
+    lexicon_path: str,
+    directory: str,
+    *,
+    silence_phone: str = "SIL",
+    silence_probability: float = 0.5,
+    num_states: int = 3,
+    num_silence_states: int = 5,
+) -> Language:
+    """Make a language directory of a lexicon.
+
+    Args:
+        lexicon_path: see :mod:`nnet3py.alignment.lexicon`.
+        silence_phone: the phone between words; the lexicon need not name it.
+        silence_probability: of a silence at each place where one may be; 0 <= p < 1.
+        num_states: emitting states of a phone.
+        num_silence_states: those of the silence phone.
+
+    Raises:
+        UserError: the lexicon is bad, an option is out of range, or the directory cannot be written.
+    """
+    if not 0.0 <= silence_probability < 1.0:
+        raise UserError(f"--sil-prob must be at least 0 and less than 1, not {silence_probability}.")
+    for name, value in (("--num-nonsil-states", num_states), ("--num-sil-states", num_silence_states)):
+        if not 1 <= value <= 100:
+            raise UserError(f"{name} must be from 1 to 100, not {value}.")
+    lexicon = read_lexicon(lexicon_path)
+    marked, highest = disambiguated(lexicon)
+    after_silence = f"#{highest + 1}"
+    spoken = sorted({phone for entry in lexicon for phone in entry.phones} - {silence_phone})
+    if not spoken:
+        raise UserError(f"{lexicon_path}: no phone but the silence phone {silence_phone}.")
+    extra = [f"#{k}" for k in range(highest + 2)]
+    phones = {name: number for number, name in enumerate([EPSILON, silence_phone, *spoken, *extra])}
+    vocabulary = sorted({entry.word for entry in lexicon})
+    words = {name: number for number, name in enumerate([EPSILON, *vocabulary, "#0", "<s>", "</s>"])}
+
+    texts = {
+        "phones.txt": _table_text(phones),
+        "words.txt": _table_text(words),
+        "lexicon.txt": "".join(f"{e.word} {e.probability:.7g} {' '.join(e.phones)}\n" for e in lexicon),
+        "silprob.txt": f"overall {silence_probability:.7g}\n",
+        "topo": topology_text([phones[p] for p in spoken], [phones[silence_phone]], num_states, num_silence_states),
+    }
+    groups = {"silence": [silence_phone], "nonsilence": spoken, "optional_silence": [silence_phone], "disambig": extra}
+    for name, members in [*groups.items(), ("sets", [silence_phone, *spoken])]:
+        numbers = [str(phones[member]) for member in members]
+        texts[f"phones/{name}.txt"] = "".join(f"{member}\n" for member in members)
+        texts[f"phones/{name}.int"] = "".join(f"{number}\n" for number in numbers)
+        if name in groups:
+            texts[f"phones/{name}.csl"] = ":".join(numbers) + "\n"
+    unmarked = [(entry, 0) for entry in lexicon]
+    common: dict[str, Any] = {"silence_phone": silence_phone, "silence_probability": silence_probability}
+    transducers = {
+        "L.fst": lexicon_transducer(unmarked, phones, words, **common),
+        "L_disambig.fst": lexicon_transducer(marked, phones, words, silence_disambiguation=after_silence, **common),
+    }
+    try:
+        os.makedirs(os.path.join(directory, "phones"), exist_ok=True)
+        for name, text in texts.items():
+            with replacing(os.path.join(directory, name)) as temporary, open(temporary, "w", encoding="utf-8") as out:
+                out.write(text)
+        for name, transducer in transducers.items():
+            with replacing(os.path.join(directory, name)) as temporary:
+                transducer.write(temporary)
+    except OSError as problem:
+        raise UserError(f"Cannot write the language directory {directory}: {reason(problem)}.") from problem
+    return read_language(directory)
+
+
+def read_transducer(path: str) -> Any:
+    """An OpenFst transducer (kaldifst's StdVectorFst).
+
+    Raises:
+        UserError: the file is missing or is not such a transducer.
+    """
+    fst = import_recipe_library("kaldifst")
+    try:
+        with open(path, "rb") as opened:
+            magic = opened.read(4)
+    except OSError as problem:
+        raise UserError(f"Cannot read the transducer {path}: {reason(problem)}.") from problem
+    transducer = fst.StdVectorFst.read(path) if magic == b"\xd6\xfd\xb2\x7e" else None
+    if transducer is None:
+        raise UserError(f"{path}: expected a transducer in OpenFst's binary form, found bytes {magic!r}.")
+    return transducer
+
+
+def _table_text(symbols: dict[str, int]) -> str:
+    return "".join(f"{name} {number}\n" for name, number in symbols.items())
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """A temporary name beside ``path`` for a library that writes by name; moved to ``path`` if no exception came."""
+    handle, temporary = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=os.path.dirname(path) or ".")
+    os.close(handle)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

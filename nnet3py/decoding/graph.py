@@ -1,0 +1,216 @@
+"""The decoding graph HCLG: what may be said, from transition-ids to words, for a model without phonetic context.
+
+G, the grammar, is the lang directory's ``G.fst``, or is made here: any string of the lexicon's words, or exactly one,
+all words equally probable. L_disambig comes from the lang directory. L o G is determinised and minimised, as a graph
+of phones; then each of its arcs is replaced by the states of that phone's HMM. With no phonetic context, C would map
+each phone to itself and is left out.
+
+The graph's input labels are Kaldi's transition-ids and its output labels are word ids, so that Kaldi's decoders can
+read it with the same model. An arc's cost is Kaldi's too: with p the probability of staying in the state,
+
+    stay:            -self_loop_scale * log p
+    leave by arc a:  -self_loop_scale * log(1 - p) - transition_scale * log(p_a / (1 - p))
+
+Source: Kaldi egs/wsj/s5/utils/mkgraph.sh; src/hmm/hmm-utils.cc, ``GetHmmAsFsa`` and ``AddSelfLoops``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnet3py.alignment.language import read_transducer, replacing
+from nnet3py.alignment.lexicon import read_symbols
+from nnet3py.alignment.recipe_library import import_recipe_library
+from nnet3py.errors import UserError
+from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
+from nnet3py.program import reason
+
+if TYPE_CHECKING:
+    import kaldifst
+
+GRAMMARS = ("loop", "word")
+
+
+def word_grammar(words: dict[str, int], *, loop: bool) -> kaldifst.StdVectorFst:
+    """An acceptor of any string of words (``loop``), the empty one included, or of one word, all equally probable.
+
+    Args:
+        words: word -> number, reserved symbols (``<eps>``, ``#0``, ``<s>``, ``</s>``) included or not.
+    """
+    fst = import_recipe_library("kaldifst")
+    spoken = [number for word, number in words.items() if not (word[0] == "#" or word[0] == "<" or number == 0)]
+    if not spoken:
+        raise UserError("The word list has no word but reserved symbols: check words.txt.")
+    # A string also ends with a choice, as probable as a word; without it the weights are not probabilities.
+    cost = math.log(len(spoken) + (1 if loop else 0))
+    grammar = fst.StdVectorFst()
+    start = grammar.add_state()
+    grammar.start = start
+    end = start if loop else grammar.add_state()
+    grammar.set_final(end, fst.TropicalWeight(cost if loop else 0.0))
+    for number in sorted(spoken):
+        grammar.add_arc(start, fst.StdArc(number, number, fst.TropicalWeight(cost), end))
+    fst.arcsort(grammar, sort_type="ilabel")
+    return grammar
+
+
+def compile_graph(
+    lexicon: kaldifst.StdVectorFst,
+    grammar: kaldifst.StdVectorFst,
+    disambiguation: Iterable[int],
+    transition_model: TransitionModel,
+    *,
+    transition_scale: float = 1.0,
+    self_loop_scale: float = 1.0,
+) -> kaldifst.StdVectorFst:
+    """HCLG for a transition model in which a phone's states do not depend on its neighbours.
+
+    Args:
+        lexicon: L_disambig, phones to words.
+        grammar: G, words to words, sorted by input label.
+        disambiguation: numbers of the symbols #0, #1, ... on L's input side.
+
+    Raises:
+        UserError: the grammar accepts nothing the lexicon can say, a phone has no HMM, or an HMM depends on context.
+    """
+    fst = import_recipe_library("kaldifst")
+    fst.arcsort(lexicon, sort_type="olabel")
+    phone_graph = fst.compose(lexicon, grammar)
+    if phone_graph.num_states == 0:
+        raise UserError(
+            "The grammar accepts no word of the lexicon: were G.fst and L_disambig.fst made with one words.txt?"
+        )
+    if fst.determinize_star(phone_graph):
+        raise UserError(
+            "The grammar and the lexicon together cannot be determinised: are disambiguation symbols missing?"
+        )
+    fst.minimize_encoded(phone_graph)
+    hmms = {
+        phone: _Hmm(transition_model, phone, transition_scale, self_loop_scale)
+        for phone in sorted(_input_labels(phone_graph) - set(disambiguation) - {0})
+    }
+    graph = _expand(phone_graph, hmms)
+    fst.connect(graph)
+    fst.rmepsilon(graph)
+    fst.arcsort(graph, sort_type="ilabel")
+    return graph
+
+
+class _Hmm:
+    """One phone's HMM as arcs.
+
+    ``arcs``: (source state, transition-id, cost, destination state); the destination ``end`` is past the last state.
+    """
+
+    def __init__(self, model: TransitionModel, phone: int, transition_scale: float, self_loop_scale: float) -> None:
+        self.end = len(model.topology.states(phone)) - 1
+        self.arcs: list[tuple[int, int, float, int]] = []
+        for state, transitions in _transitions(model, phone):
+            stay = sum(math.exp(log_prob) for _, target, log_prob in transitions if target == state)
+            leave = math.log(max(1.0 - stay, 1e-10))
+            for transition_id, target, log_prob in transitions:
+                if target == state:
+                    cost = -self_loop_scale * log_prob
+                else:
+                    cost = -self_loop_scale * leave - transition_scale * (log_prob - leave)
+                self.arcs.append((state, transition_id, cost, target))
+
+
+def _expand(phone_graph: kaldifst.StdVectorFst, hmms: dict[int, _Hmm]) -> kaldifst.StdVectorFst:
+    """Every arc that bears a phone replaced by that phone's HMM, disambiguation symbols by epsilon.
+
+    The word and the arc's cost are on an epsilon arc into the HMM; removing the epsilons afterwards puts them on the
+    first transitions.
+    """
+    fst = import_recipe_library("kaldifst")
+    graph = fst.StdVectorFst()
+    for _ in range(phone_graph.num_states):
+        graph.add_state()
+    graph.start = phone_graph.start
+    for state in range(phone_graph.num_states):
+        graph.set_final(state, phone_graph.final(state))
+        for arc in fst.ArcIterator(phone_graph, state):
+            hmm = hmms.get(arc.ilabel)
+            if hmm is None:
+                graph.add_arc(state, fst.StdArc(0, arc.olabel, arc.weight, arc.nextstate))
+                continue
+            inside = [graph.add_state() for _ in range(hmm.end)] + [arc.nextstate]
+            graph.add_arc(state, fst.StdArc(0, arc.olabel, arc.weight, inside[0]))
+            for source, transition_id, cost, target in hmm.arcs:
+                graph.add_arc(inside[source], fst.StdArc(transition_id, 0, fst.TropicalWeight(cost), inside[target]))
+    return graph
+
+
+def _transitions(model: TransitionModel, phone: int) -> Iterator[tuple[int, list[tuple[int, int, float]]]]:
+    """For each state of a phone, its transitions: (transition-id, destination state, log-probability)."""
+    transition_id = 1
+    seen: set[int] = set()
+    for owner, state, _, _ in model.tuples.tolist():
+        targets = [target for target, _ in model.topology.states(owner)[state].transitions]
+        if owner == phone:
+            if state in seen:
+                raise UserError(
+                    f"Phone {phone} has several pdfs for its state {state}: its model depends on neighbouring phones, "
+                    "and this graph maker is for models that do not. Make the graph with Kaldi's utils/mkgraph.sh."
+                )
+            seen.add(state)
+            yield (
+                state,
+                [
+                    (transition_id + index, target, float(model.log_probs[transition_id + index]))
+                    for index, target in enumerate(targets)
+                ],
+            )
+        transition_id += len(targets)
+    if not seen:
+        raise UserError(f"The model has no states for phone {phone}: it is of another language directory.")
+
+
+def _input_labels(graph: kaldifst.StdVectorFst) -> set[int]:
+    fst = import_recipe_library("kaldifst")
+    return {arc.ilabel for state in range(graph.num_states) for arc in fst.ArcIterator(graph, state)}
+
+
+def make_graph_dir(
+    lang_dir: str,
+    model_dir: str,
+    graph_dir: str,
+    *,
+    grammar: str = "loop",
+    transition_scale: float = 1.0,
+    self_loop_scale: float = 1.0,
+) -> kaldifst.StdVectorFst:
+    """Write ``HCLG.fst``, ``words.txt``, ``phones.txt`` and ``num_pdfs``; see ``steps/make_graph.py``.
+
+    Raises:
+        UserError: an input is missing, or they do not fit each other.
+    """
+    if grammar not in GRAMMARS:
+        raise UserError(f"--grammar: expected loop or word, found {grammar!r}.")
+    phones = read_symbols(os.path.join(lang_dir, "phones.txt"))
+    words = read_symbols(os.path.join(lang_dir, "words.txt"))
+    model = read_transition_model(os.path.join(model_dir, "final.mdl"))
+    grammar_path = os.path.join(lang_dir, "G.fst")
+    graph = compile_graph(
+        read_transducer(os.path.join(lang_dir, "L_disambig.fst")),
+        read_transducer(grammar_path) if os.path.exists(grammar_path) else word_grammar(words, loop=grammar == "loop"),
+        [number for name, number in phones.items() if name.startswith("#")],
+        model,
+        transition_scale=transition_scale,
+        self_loop_scale=self_loop_scale,
+    )
+    try:
+        os.makedirs(graph_dir, exist_ok=True)
+        with replacing(os.path.join(graph_dir, "HCLG.fst")) as temporary:
+            graph.write(temporary)
+        texts = {name: Path(lang_dir, name).read_text(encoding="utf-8") for name in ("words.txt", "phones.txt")}
+        for name, text in {**texts, "num_pdfs": f"{model.num_pdfs}\n"}.items():
+            with replacing(os.path.join(graph_dir, name)) as temporary:
+                Path(temporary).write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise UserError(f"Cannot write the graph into {graph_dir}: {reason(problem)}.") from problem
+    return graph

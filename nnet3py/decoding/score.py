@@ -1,0 +1,154 @@
+"""Word error rate, in Kaldi's words: ``%WER 10.00 [ 10 / 100, 1 ins, 2 del, 7 sub ]``.
+
+Source: Kaldi src/bin/compute-wer.cc.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnet3py.alignment.language import replacing
+from nnet3py.alignment.lexicon import read_text_lines
+from nnet3py.alignment.recipe_library import import_recipe_library
+from nnet3py.errors import UserError
+from nnet3py.program import reason
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Errors of hypotheses against references, counted in words and in utterances.
+
+    Attributes:
+        words: words in the references.
+        insertions, deletions, substitutions: errors of a minimum edit distance.
+        utterances: number of references.
+        wrong_utterances: references that their hypothesis does not equal.
+        absent: references without a hypothesis; their words count as deleted.
+    """
+
+    words: int
+    insertions: int
+    deletions: int
+    substitutions: int
+    utterances: int
+    wrong_utterances: int
+    absent: int = 0
+
+    @property
+    def errors(self) -> int:
+        """All word errors."""
+        return self.insertions + self.deletions + self.substitutions
+
+    @property
+    def wer(self) -> float:
+        """Word error rate in percent."""
+        return 100.0 * self.errors / self.words
+
+    @property
+    def ser(self) -> float:
+        """Sentence error rate in percent."""
+        return 100.0 * self.wrong_utterances / self.utterances
+
+    def __str__(self) -> str:
+        """The two lines (and a third if hypotheses are absent) that Kaldi's scripts look for."""
+        lines = [
+            f"%WER {self.wer:.2f} [ {self.errors} / {self.words}, {self.insertions} ins, "
+            f"{self.deletions} del, {self.substitutions} sub ]" + (" [PARTIAL]" if self.absent else ""),
+            f"%SER {self.ser:.2f} [ {self.wrong_utterances} / {self.utterances} ]",
+        ]
+        if self.absent:
+            lines.append(f"Scored {self.utterances} sentences, {self.absent} not present in hyp.")
+        return "\n".join(lines)
+
+
+def error_rate(references: Mapping[str, list[str]], hypotheses: Mapping[str, list[str]]) -> ErrorRate:
+    """Compare transcripts, utterance by utterance.
+
+    Args:
+        references: utterance -> words.
+        hypotheses: utterance -> words; those of no reference are left out.
+
+    Raises:
+        UserError: there is no reference word, or no hypothesis for any reference, or kaldialign is not installed.
+    """
+    edit_distance = import_recipe_library("kaldialign").edit_distance
+    insertions = deletions = substitutions = words = wrong = absent = 0
+    for key, reference in references.items():
+        hypothesis = hypotheses.get(key)
+        absent += hypothesis is None
+        errors = edit_distance(reference, hypothesis or [])
+        insertions += errors["ins"]
+        deletions += errors["del"]
+        substitutions += errors["sub"]
+        words += len(reference)
+        wrong += hypothesis is None or errors["total"] > 0
+    if words == 0:
+        raise UserError("The reference transcripts have no word: there is nothing to score against.")
+    if absent == len(references):
+        raise UserError("No utterance of the references has a hypothesis: are these transcripts of the same data?")
+    return ErrorRate(words, insertions, deletions, substitutions, len(references), wrong, absent)
+
+
+def read_transcripts(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Lines ``utterance word word ...`` (Kaldi's ``text``): utterance -> words.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or has an utterance twice.
+    """
+    transcripts: dict[str, list[str]] = {}
+    for number, line in enumerate(read_text_lines(os.fspath(path)), 1):
+        fields = line.split()
+        if not fields:
+            raise UserError(f"{path}:{number}: expected 'utterance word word ...', found an empty line.")
+        if fields[0] in transcripts:
+            raise UserError(f"{path}:{number}: the utterance {fields[0]!r} comes a second time.")
+        transcripts[fields[0]] = fields[1:]
+    if not transcripts:
+        raise UserError(f"{path} is empty: expected lines 'utterance word word ...'.")
+    return transcripts
+
+
+def score_decode_dir(data_dir: str, decode_dir: str) -> tuple[ErrorRate, str]:
+    """Score every ``hyp_X.txt`` of a decoding directory against ``text`` of a data directory.
+
+    Writes ``wer_X`` beside each and ``best_acwt`` with the X of fewest errors, of equals the smallest.
+
+    Returns:
+        The best error rate and the path of its ``wer_X``.
+
+    Raises:
+        UserError: there are no hypotheses, or no transcripts, or they do not fit each other.
+    """
+    folder = Path(decode_dir)
+    references = read_transcripts(Path(data_dir) / "text")
+    rates: list[tuple[int, float, str, ErrorRate]] = []
+    for path in folder.glob("hyp_*.txt"):
+        name = path.name[len("hyp_") : -len(".txt")]
+        try:
+            rate = error_rate(references, read_transcripts(path))
+        except UserError as problem:
+            raise UserError(f"{path} against {data_dir}/text: {problem}") from problem
+        rates.append((rate.errors, float(name), name, rate))
+    if not rates:
+        raise UserError(f"{decode_dir} has no hypotheses hyp_X.txt: run steps/decode.py first.")
+    for _, _, name, rate in rates:
+        write_text(folder / f"wer_{name}", f"{rate}\n")
+    _, _, name, best = min(rates, key=lambda r: r[:2])
+    write_text(folder / "best_acwt", f"{name}\n")
+    return best, str(folder / f"wer_{name}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with replacing(str(path)) as temporary:
+            Path(temporary).write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise UserError(f"Cannot write {path}: {reason(problem)}.") from problem

@@ -1,0 +1,91 @@
+"""What the logs of training and of the diagnostic programs say about a model.
+
+Source of the lines: Kaldi src/nnet3/nnet-diagnostics.cc (``PrintTotalStats``), src/nnet3/nnet-training.cc
+(``PrintTotalStats``); of reading them, Kaldi egs/wsj/s5/steps/libs/nnet3/train/common.py (``get_successful_models``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from nnet3py.errors import UserError
+
+_NUMBER = r"([-+0-9.eE]+|-?nan|-?inf)"
+_PROBABILITY = re.compile(
+    rf"Overall (log-likelihood|log-probability|objective) for 'output' is {_NUMBER} per frame, over {_NUMBER}"
+)
+_ACCURACY = re.compile(rf"Overall accuracy for 'output' is {_NUMBER} per frame")
+_TRAINING = re.compile(
+    rf"Overall average objective function for 'output' is (?:{_NUMBER} \+ {_NUMBER} = )?{_NUMBER} over {_NUMBER} frames"
+)
+
+
+@dataclass(frozen=True)
+class Probability:
+    """What nnet-compute-prob found: natural-log probability and accuracy (a fraction) per frame; nan if not said."""
+
+    log_probability: float = math.nan
+    accuracy: float = math.nan
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as log:
+            return log.read()
+    except OSError as problem:
+        raise UserError(f"Cannot read the log {path}: {problem.strerror}.") from problem
+
+
+def read_probability(path: str) -> Probability:
+    """What a log of nnet-compute-prob says about the output ``output``.
+
+    Raises:
+        UserError: it says nothing.
+    """
+    text = _read(path)
+    found = _PROBABILITY.findall(text)
+    if not found:
+        raise UserError(f"{path}: expected \"Overall log-likelihood for 'output' is ...\", found no such line.")
+    accuracy = _ACCURACY.findall(text)
+    return Probability(float(found[-1][1]), float(accuracy[-1]) if accuracy else math.nan)
+
+
+def read_training_objective(path: str) -> float:
+    """The objective per frame that a training job reached over its shard.
+
+    Raises:
+        UserError: its log does not say.
+    """
+    found = _TRAINING.findall(_read(path))
+    if not found:
+        raise UserError(f"{path}: expected \"Overall average objective function for 'output' is ...\", found none.")
+    return float(found[-1][2])
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of an iteration's models to go on with, by their jobs' numbers (from 1)."""
+
+    accepted: list[int]
+    best: int
+
+
+def select_models(objectives: list[float], threshold: float = 1.0) -> Selection:
+    """The best of the jobs, and those whose objective per frame is within ``threshold`` of its.
+
+    A job whose training diverged would spoil the average. Of equals the first is the best.
+
+    Raises:
+        UserError: no job has a finite objective.
+    """
+    finite = [value for value in objectives if math.isfinite(value)]
+    if not finite:
+        raise UserError(
+            "No training job reached a finite objective: training diverged. Lower the learning rate, or look into the "
+            "jobs' logs."
+        )
+    best = max(finite)
+    accepted = [job for job, value in enumerate(objectives, 1) if math.isfinite(value) and best - value <= threshold]
+    return Selection(accepted, objectives.index(best) + 1)

@@ -1,0 +1,251 @@
+"""Options of the drivers, each declared once: its name, default and meaning are a dataclass field.
+
+The command line, the record that a resumed training is compared with, and the code that reads the values all follow
+from the declaration. Names and defaults are Kaldi's where the thing is the same.
+
+Source: Kaldi egs/wsj/s5/steps/nnet3/train_dnn.py, steps/libs/nnet3/train/common.py (``CommonParser``) and
+steps/nnet3/get_egs.sh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import click
+
+
+def _option(name: str, default: Any, text: str, *, affects_model: bool = True, **settings: Any) -> Any:
+    """A field that is an option; ``affects_model``: whether another value makes another model."""
+    metadata = {"option": name, "help": text, "affects_model": affects_model, "settings": settings}
+    if settings.get("multiple"):
+        return field(default_factory=tuple, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def declares(options: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a program every option of a dataclass; the function gets them by the fields' names."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for declared in reversed(fields(options)):
+            about = declared.metadata
+            settings = dict(about["settings"])
+            if not settings.get("multiple"):
+                settings.setdefault("default", declared.default)
+                settings.setdefault("show_default", declared.default not in ("", None))
+            if "type" not in settings and declared.default is not None:
+                settings["type"] = type(declared.default)
+            function = click.option(about["option"], declared.name, help=about["help"], **settings)(function)
+        return function
+
+    return decorate
+
+
+def affecting_model(options: Any) -> dict[str, Any]:
+    """The options, by their names on the command line, whose values the model depends on."""
+    return {
+        declared.metadata["option"]: getattr(options, declared.name)
+        for declared in fields(options)
+        if declared.metadata["affects_model"]
+    }
+
+
+def option_name(options: type, name: str) -> str:
+    """What a field is called on the command line."""
+    return str(next(declared.metadata["option"] for declared in fields(options) if declared.name == name))
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """steps/train_dnn.py."""
+
+    dir: str = _option("--dir", "", "Directory of the experiment, with configs/ in it; models and logs go there.")
+    ali_dir: str = _option("--ali-dir", "", "Directory with alignments (see get_egs.py).")
+    feat_dir: str = _option("--feat-dir", "", "Data directory with features; not needed with --egs.dir.")
+    lang: str = _option("--lang", "", "Language directory; accepted as in Kaldi, not read.", affects_model=False)
+    command: str = _option(
+        "--cmd",
+        "run-local",
+        "Engine that runs the jobs, with its options: run-local, or run.pl, queue.pl, ...",
+        affects_model=False,
+    )
+    egs_command: str = _option("--egs.cmd", "", "Engine for making examples, where not --cmd.", affects_model=False)
+    stage: int | None = _option(
+        "--stage",
+        None,
+        "Go on from here instead of where the last run stopped: -5 configuration, -4 examples, -3 decorrelating "
+        "transform, -1 initial model, 0... an iteration; the number of iterations for the combination, one more for "
+        "the priors. What later stages made is removed.",
+        affects_model=False,
+        type=int,
+    )
+    exit_stage: int | None = _option("--exit-stage", None, "Stop before this iteration.", affects_model=False, type=int)
+    use_gpu: str = _option(
+        "--use-gpu",
+        "no",
+        "Whether training runs on a GPU.",
+        affects_model=False,
+        type=click.Choice(["yes", "no", "wait", "true", "false"]),
+    )
+
+    cmvn_opts: str = _option(
+        "--feat.cmvn-opts",
+        "--norm-means=false --norm-vars=false",
+        "Options of apply-cmvn for the features.",
+    )
+    online_ivector_dir: str = _option("--feat.online-ivector-dir", "", "Directory with iVectors to add to the input.")
+
+    egs_dir: str = _option("--egs.dir", "", "Directory with examples; without it they are made in <dir>/egs.")
+    egs_stage: int = _option("--egs.stage", 0, "Stage at which get_egs.py starts.", affects_model=False)
+    egs_opts: str = _option("--egs.opts", "", "More options for get_egs.py, as one text.")
+    frames_per_eg: int = _option("--egs.frames-per-eg", 8, "Labelled frames in an example.", type=click.IntRange(1))
+    chunk_left_context: int = _option(
+        "--egs.chunk-left-context", 0, "Input frames on the left beyond what the network needs.", type=click.IntRange(0)
+    )
+    chunk_right_context: int = _option(
+        "--egs.chunk-right-context",
+        0,
+        "Input frames on the right beyond what the network needs.",
+        type=click.IntRange(0),
+    )
+
+    input_model: str = _option("--trainer.input-model", "", "Start from this model; configs/ is not read then.")
+    srand: int = _option("--trainer.srand", 0, "Seed of initialisation and shuffling.", type=click.IntRange(0))
+    num_epochs: float = _option("--trainer.num-epochs", 8.0, "Passes over the data.")
+    samples_per_iter: int = _option(
+        "--trainer.samples-per-iter", 400000, "About how many examples an archive holds.", type=click.IntRange(1)
+    )
+    one_frame_per_eg: bool = _option(
+        "--trainer.one-frame-per-eg",
+        True,
+        "A job trains on one frame of each example, another one in each pass, as in Kaldi. With false it trains on all "
+        "of them at once: minibatches are then of examples, not frames, and an archive is read once an epoch.",
+    )
+    update_method: str = _option(
+        "--trainer.update-method",
+        "online-ng",
+        "Natural gradient, online or of each minibatch, or plain SGD (nnet-train-shard --update).",
+        type=click.Choice(["online-ng", "simple-ng", "sgd"]),
+    )
+    shuffle_buffer_size: int = _option(
+        "--trainer.shuffle-buffer-size", 5000, "Examples shuffled among each other in an iteration; 0 is all."
+    )
+    max_param_change: float = _option(
+        "--trainer.max-param-change", 2.0, "Largest change of all parameters in a minibatch (Frobenius norm)."
+    )
+    add_layers_period: int = _option(
+        "--trainer.add-layers-period",
+        0,
+        "Add the layers configs/layer2.config, layer3.config, ... one by one, each after so many iterations; "
+        "configs/final.config, or layer1.config, is what training starts from. 0 adds none.",
+        type=click.IntRange(0),
+    )
+    rand_prune: float = _option("--trainer.lda.rand-prune", 4.0, "Random pruning of the transform's statistics.")
+    max_lda_jobs: int = _option(
+        "--trainer.lda.max-lda-jobs", 10, "Most archives read for the transform's statistics.", type=click.IntRange(1)
+    )
+    train_opts: tuple[str, ...] = _option(
+        "--trainer.add-option", (), "Another option for nnet-train-shard; may be repeated.", multiple=True
+    )
+    prior_subset_size: int = _option(
+        "--trainer.prior-subset-size", 20000, "Examples per job for the priors.", type=click.IntRange(1)
+    )
+    num_jobs_compute_prior: int = _option(
+        "--trainer.num-jobs-compute-prior", 10, "Jobs (archives) for the priors.", type=click.IntRange(1)
+    )
+
+    initial_effective_lrate: float = _option(
+        "--trainer.optimization.initial-effective-lrate", 0.0003, "Learning rate per example at the start."
+    )
+    final_effective_lrate: float = _option(
+        "--trainer.optimization.final-effective-lrate", 0.00003, "Learning rate per example at the end."
+    )
+    num_jobs_initial: int = _option("--trainer.optimization.num-jobs-initial", 1, "Jobs of the first iteration.")
+    num_jobs_final: int = _option("--trainer.optimization.num-jobs-final", 8, "Jobs of the last iteration.")
+    num_jobs_step: int = _option(
+        "--trainer.optimization.num-jobs-step", 1, "The number of jobs is a multiple of this once it is that large."
+    )
+    minibatch_size: str = _option(
+        "--trainer.optimization.minibatch-size", "512", "Examples in a minibatch, or rules as nnet-merge-egs has them."
+    )
+    momentum: float = _option("--trainer.optimization.momentum", 0.0, "Momentum; the effective rate stays the same.")
+    proportional_shrink: float = _option(
+        "--trainer.optimization.proportional-shrink",
+        0.0,
+        "Scale parameters by 1 - this * learning rate each iteration.",
+    )
+    do_final_combination: bool = _option(
+        "--trainer.optimization.do-final-combination",
+        True,
+        "Combine the models of the last iterations; with false the last model is the final one.",
+    )
+    max_models_combine: int = _option(
+        "--trainer.optimization.max-models-combine", 20, "Most models to combine.", type=click.IntRange(1)
+    )
+    max_objective_evaluations: int = _option(
+        "--trainer.optimization.max-objective-evaluations", 30, "Most evaluations of the objective in combining."
+    )
+
+    cleanup: bool = _option("--cleanup", True, "Remove models that nothing needs any more.", affects_model=False)
+    remove_egs: bool = _option(
+        "--cleanup.remove-egs", True, "Remove the examples in the end (not those of --egs.dir).", affects_model=False
+    )
+    preserve_model_interval: int = _option(
+        "--cleanup.preserve-model-interval",
+        100,
+        "Keep every model whose number is a multiple of this.",
+        affects_model=False,
+        type=click.IntRange(1),
+    )
+
+
+@dataclass(frozen=True)
+class EgsOptions:
+    """steps/get_egs.py."""
+
+    command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
+    nj: int = _option("--nj", 4, "Parts that the data are split into, one job each.", type=click.IntRange(1))
+    left_context: int = _option("--left-context", 4, "Input frames on the left of the labels.")
+    right_context: int = _option("--right-context", 4, "Input frames on the right of the labels.")
+    left_context_initial: int = _option(
+        "--left-context-initial", -1, "The same at an utterance's start, if not negative."
+    )
+    right_context_final: int = _option("--right-context-final", -1, "The same at an utterance's end, if not negative.")
+    frames_per_eg: str = _option(
+        "--frames-per-eg", "8", "Labelled frames in an example; several lengths, the preferred first, as 8,4."
+    )
+    samples_per_iter: int = _option(
+        "--samples-per-iter", 400000, "About how many examples an archive holds.", type=click.IntRange(1)
+    )
+    num_utts_subset: int = _option(
+        "--num-utts-subset",
+        0,
+        "Utterances held out for validation, and as many of the training data for diagnostics. 0: 300, or a tenth of "
+        "the data where that is fewer.",
+        type=click.IntRange(0),
+    )
+    valid_uttlist: str = _option(
+        "--valid-uttlist", "", "File with the utterances to hold out, one a line, in place of a random choice."
+    )
+    num_frames_diagnostic: int = _option(
+        "--num-frames-diagnostic", 10000, "Frames in each of the two diagnostic sets.", type=click.IntRange(1)
+    )
+    num_train_frames_combine: int = _option(
+        "--num-train-frames-combine", 60000, "Training frames for the final combination."
+    )
+    num_valid_frames_combine: int = _option(
+        "--num-valid-frames-combine", 0, "Validation frames for the final combination."
+    )
+    num_pdfs: int = _option(
+        "--num-pdfs", 0, "Classes; 0: what <ali-dir>/num_pdfs says, or <ali-dir>/final.mdl through hmm-info."
+    )
+    cmvn_opts: str = _option(
+        "--cmvn-opts", "--norm-means=false --norm-vars=false", "Options of apply-cmvn for the features."
+    )
+    online_ivector_dir: str = _option("--online-ivector-dir", "", "Directory with iVectors to add to the input.")
+    compress: bool = _option("--compress", True, "Store features in a byte per value.")
+    srand: int = _option("--srand", 0, "Seed of the choice of utterances and of shuffling.", type=click.IntRange(0))
+    stage: int = _option(
+        "--stage", 0, "Start at: 2 alignments, 3 diagnostic sets, 4 cutting, 5 shuffling, 6 cleaning up."
+    )

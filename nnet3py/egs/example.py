@@ -1,0 +1,277 @@
+"""Training examples, Kaldi's NnetExample: named inputs and outputs, each a matrix with an index (n, t, x) per row.
+
+An example read from a binary archive keeps its bytes and is interpreted when its parts are first looked at; writing it
+again gives the same bytes. Examples, and the arrays in them, are not to be changed in place: make a new one.
+
+Source: Kaldi src/nnet3/nnet-example.{h,cc}.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from nnet3py.egs import encoded_matrix, index_vector
+from nnet3py.egs.incomplete import Incomplete
+from nnet3py.egs.scan import IoSpan, scan_example
+from nnet3py.errors import UserError
+from nnet3py.tables.basic_types import expect_token, read_header, read_int, read_token
+from nnet3py.tables.general_matrix import GeneralMatrix, read_general_matrix, write_general_matrix
+from nnet3py.tables.holders import Holder
+from nnet3py.tables.streams import Sink, Source
+
+_END_OF_TEXT = re.compile(rb"</Nnet3Eg>\s")
+_SMALLEST_PEEK = 1 << 12
+_LARGEST_EXAMPLE = 1 << 31
+
+Structure = tuple[tuple[str, int, int, bytes], ...]
+"""Name, rows, columns and index vector of each input and output: what must be equal for examples to be merged."""
+
+
+class EncodedIo(NamedTuple):
+    """One input or output, its matrix still as bytes."""
+
+    name: str
+    indexes: np.ndarray
+    matrix: bytes
+
+    def encoded(self) -> bytes:
+        """The bytes of Kaldi's binary form."""
+        indexes = index_vector.encode(self.indexes)
+        return b"".join((b"<NnetIo> %s " % self.name.encode(), indexes, self.matrix, b"</NnetIo> "))
+
+
+@dataclass(frozen=True, eq=False)
+class NnetIo:
+    """One input or output: ``features`` has a row for each row of ``indexes``.
+
+    indexes: (rows, 3) int32, columns n (sequence), t (frame), x.
+    features: float32 array, compressed or sparse matrix, (rows, dim).
+    """
+
+    name: str
+    indexes: np.ndarray
+    features: GeneralMatrix
+
+    def __post_init__(self) -> None:
+        if len(self.indexes) != self.features.shape[0]:
+            raise UserError(
+                f"{self.name!r} has {len(self.indexes)} indexes and {self.features.shape[0]} rows of features"
+            )
+
+    def encoded(self) -> bytes:
+        """The bytes of Kaldi's binary form."""
+        return EncodedIo(self.name, self.indexes, encoded_matrix.encode(self.features)).encoded()
+
+
+class Example:
+    """Inputs and outputs that belong together: a chunk of an utterance, or many chunks merged into a minibatch."""
+
+    __slots__ = ("_encoded", "_ios", "_spans")
+
+    def __init__(self, ios: Sequence[NnetIo]) -> None:
+        """An example made of at least one input or output."""
+        if not ios:
+            raise UserError("an example needs at least one input or output")
+        self._ios: tuple[NnetIo, ...] | None = tuple(ios)
+        self._encoded: bytes | None = None
+        self._spans: list[IoSpan] | None = None
+
+    @classmethod
+    def from_bytes(cls, encoded: bytes, spans: list[IoSpan] | None = None) -> Example:
+        """The example that these bytes encode, from ``<Nnet3Eg>`` to ``</Nnet3Eg>`` and a blank.
+
+        They are scanned when the example's parts are first asked for, unless ``spans`` says where these lie; it is then
+        that UserError (or Incomplete, if they end too early) is raised for bytes that are not an example's.
+        """
+        example = cls.__new__(cls)
+        example._ios = None
+        example._encoded = encoded
+        example._spans = spans
+        return example
+
+    @classmethod
+    def from_encoded_ios(cls, ios: Sequence[EncodedIo]) -> Example:
+        """An example put together from inputs and outputs whose matrices are bytes."""
+        return cls.from_bytes(_encode(ios))
+
+    def encoded_ios(self) -> list[EncodedIo]:
+        """The inputs and outputs without interpreting their matrices."""
+        encoded, spans = self.encoded(), self._scanned()[1]
+        return [
+            EncodedIo(
+                span.name.decode("utf-8", "replace"),
+                index_vector.decode(encoded[span.indexes : span.matrix], span.rows),
+                encoded[span.matrix : span.end],
+            )
+            for span in spans
+        ]
+
+    def _scanned(self) -> tuple[bytes, list[IoSpan]]:
+        encoded = self.encoded()
+        if self._spans is None:
+            self._spans = scan_example(encoded)[1]
+        return encoded, self._spans
+
+    @property
+    def ios(self) -> tuple[NnetIo, ...]:
+        """The inputs and outputs, in the order of the file."""
+        if self._ios is None:
+            encoded, spans = self._scanned()
+            self._ios = tuple(
+                NnetIo(
+                    span.name.decode("utf-8", "replace"),
+                    index_vector.decode(encoded[span.indexes : span.matrix], span.rows),
+                    encoded_matrix.decode(encoded, span.matrix, span.end),
+                )
+                for span in spans
+            )
+        return self._ios
+
+    def io(self, name: str) -> NnetIo | None:
+        """The input or output of this name, if there is one."""
+        return next((part for part in self.ios if part.name == name), None)
+
+    @property
+    def structure(self) -> Structure:
+        """What must be equal for two examples to be merged. It hashes."""
+        if self._ios is None:
+            encoded, spans = self._scanned()
+            return tuple(
+                (
+                    span.name.decode("utf-8", "replace"),
+                    span.rows,
+                    encoded_matrix.num_cols(encoded, span.matrix),
+                    encoded[span.indexes : span.matrix],
+                )
+                for span in spans
+            )
+        skip = len(index_vector.TOKEN) + 5
+        return tuple(
+            (part.name, len(part.indexes), part.features.shape[1], index_vector.encode(part.indexes)[skip:])
+            for part in self._ios
+        )
+
+    @property
+    def size(self) -> int:
+        """The largest number of rows of any input or output: what a merging rule is chosen by."""
+        if self._ios is None:
+            return max(span.rows for span in self._scanned()[1])
+        return max(len(part.indexes) for part in self._ios)
+
+    def encoded(self) -> bytes:
+        """The bytes of Kaldi's binary form, without the ``\\0B`` before them."""
+        if self._encoded is None:
+            self._encoded = _encode(self.ios)
+        return self._encoded
+
+
+def _encode(ios: Sequence[NnetIo] | Sequence[EncodedIo]) -> bytes:
+    head = b"<Nnet3Eg> <NumIo> \x04" + len(ios).to_bytes(4, "little")
+    return b"".join((head, *(part.encoded() for part in ios), b"</Nnet3Eg> "))
+
+
+class ExampleHolder(Holder[Example]):
+    """Reading and writing examples as values of a table."""
+
+    name = "training examples"
+
+    def __init__(self) -> None:
+        self._peek = _SMALLEST_PEEK
+
+    def read(self, source: Source) -> Example:
+        """One example, its header included; what follows stays unread."""
+        return self._read_binary(source) if read_header(source) else _read_text(source)
+
+    def _read_binary(self, source: Source) -> Example:
+        wanted = self._peek
+        while True:
+            block = source.peek(wanted)
+            try:
+                end, spans = scan_example(block)
+                break
+            except Incomplete as problem:
+                if len(block) < wanted:
+                    raise source.error(
+                        f"the data end within an example, after {len(block)} bytes of it. Is it cut off?"
+                    ) from None
+                if problem.size > _LARGEST_EXAMPLE:
+                    raise source.error(
+                        f"a training example that claims to be {problem.size} bytes long: the data are damaged."
+                    ) from None
+                wanted = max(problem.size + 256, 2 * wanted)
+            except UserError as problem:
+                raise source.error(f"cannot read a training example: {problem}.") from None
+        # The next example is probably as long as this one; a little more saves scanning it twice.
+        self._peek = max(_SMALLEST_PEEK, end + end // 8)
+        return Example.from_bytes(source.read(end), spans)
+
+    def write(self, sink: Sink, value: Example, binary: bool) -> None:
+        """One example, with its header if binary."""
+        if binary:
+            sink.write(b"\0B" + value.encoded())
+        else:
+            _write_text(sink, value)
+
+
+EXAMPLE = ExampleHolder()
+
+
+def _read_text(source: Source) -> Example:
+    wanted = _SMALLEST_PEEK
+    while True:
+        block = source.peek(wanted)
+        match = _END_OF_TEXT.search(block)
+        if match or len(block) < wanted:
+            break
+        if wanted > _LARGEST_EXAMPLE:
+            raise source.error("a training example in text that is longer than 2 GiB: the data are damaged.")
+        wanted *= 2
+    if match is None and not block.endswith(b"</Nnet3Eg>"):
+        raise source.error("expected a training example from <Nnet3Eg> to </Nnet3Eg>, found no end. Is it cut off?")
+    start = source.tell()
+    text = Source(io.BytesIO(source.read(match.end() if match else len(block)) + b"\n"), source.name, start=start)
+    expect_token(text, False, "<Nnet3Eg>")
+    expect_token(text, False, "<NumIo>")
+    num_ios = read_int(text, False)
+    ios = []
+    try:
+        for _ in range(num_ios):
+            ios.append(_read_text_io(text))
+        expect_token(text, False, "</Nnet3Eg>")
+        return Example(ios)
+    except UserError as problem:
+        if source.name in str(problem):
+            raise
+        raise text.error(f"cannot read a training example: {problem}.") from None
+
+
+def _read_text_io(source: Source) -> NnetIo:
+    expect_token(source, False, "<NnetIo>")
+    name = read_token(source, False)
+    expect_token(source, False, "<I1V>")
+    count = read_int(source, False)
+    rows = []
+    for _ in range(count):
+        expect_token(source, False, "<I1>")
+        rows.append([read_int(source, False) for _ in range(3)])
+    features = read_general_matrix(source, False)
+    if isinstance(features, np.ndarray):
+        features = features.astype(np.float32, copy=False)
+    expect_token(source, False, "</NnetIo>")
+    return NnetIo(name, np.array(rows, dtype=np.int32).reshape(-1, 3), features)
+
+
+def _write_text(sink: Sink, example: Example) -> None:
+    sink.write(b"<Nnet3Eg> <NumIo> %d " % len(example.ios))
+    for part in example.ios:
+        sink.write(b"<NnetIo> %s " % part.name.encode())
+        sink.write(index_vector.encode_text(part.indexes))
+        write_general_matrix(sink, part.features, False)
+        sink.write(b"</NnetIo> ")
+    sink.write(b"</Nnet3Eg> ")

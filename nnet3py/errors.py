@@ -1,0 +1,9 @@
+"""The one exception that a user can cause; anything else that escapes is a defect and shows its traceback."""
+
+
+class UserError(Exception):
+    """Something a user can put right: a missing or corrupt file, a wrong option, dimensions that disagree.
+
+    The message is one line that says what was expected and found, where (file, key, byte or line), and what to do.
+    A program prints it as ``ERROR (...)`` and exits with status 1 (see :mod:`nnet3py.program`).
+    """

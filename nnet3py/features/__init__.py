@@ -1,0 +1,1 @@
+"""Acoustic features: filterbanks and cepstra of recordings, and their normalisation."""

@@ -1,0 +1,196 @@
+"""Features of recordings, computed by kaldi-native-fbank.
+
+The library's own dither draws from one stream for all calls, so that an utterance's features would depend on what came
+before it. Here the noise is added to the samples before they are cut into frames, and is drawn from the utterance's
+name: same features in any order, any split. (Kaldi adds other noise to each frame.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnet3py import log
+from nnet3py.errors import UserError
+from nnet3py.tables.holders import DOUBLE, MATRIX, WAVE
+from nnet3py.tables.table import SequentialReader, TableWriter
+from nnet3py.tables.wave import Wave
+
+_WINDOWS = ("hamming", "hanning", "povey", "rectangular", "sine", "blackman")
+
+
+@dataclass
+class Selection:
+    """Which recordings, and which part of them, features are made of.
+
+    Attributes:
+        channel: the channel; -1 for the only one.
+        min_duration: seconds below which a recording is passed over.
+        subtract_mean: whether each recording's mean is subtracted from its features.
+    """
+
+    channel: int
+    min_duration: float
+    subtract_mean: bool
+
+
+def _library() -> Any:
+    try:
+        import kaldi_native_fbank
+    except ImportError as problem:
+        raise UserError(
+            "Features need the package kaldi-native-fbank, which is not installed: pip install kaldi-native-fbank."
+        ) from problem
+    return kaldi_native_fbank
+
+
+class Extractor:
+    """Computes the features of one recording after the other."""
+
+    def __init__(self, kind: str, options: dict[str, Any]) -> None:
+        """Prepare.
+
+        Args:
+            kind: ``mfcc`` or ``fbank``.
+            options: the command-line options, by their names with underscores.
+
+        Raises:
+            UserError: the library is not installed, or the options contradict each other.
+        """
+        library = _library()
+        self._options = library.MfccOptions() if kind == "mfcc" else library.FbankOptions()
+        self._compute = library.OnlineMfcc if kind == "mfcc" else library.OnlineFbank
+        self._rate = float(options["sample_frequency"])
+        self._dither = float(options["dither"])
+        self._seed = int(options["seed"])
+        _check(options)
+        _set_frame_options(self._options.frame_opts, options)
+        self._options.mel_opts.num_bins = options["num_mel_bins"]
+        self._options.mel_opts.low_freq = options["low_freq"]
+        self._options.mel_opts.high_freq = options["high_freq"]
+        own = ("num_ceps", "cepstral_lifter") if kind == "mfcc" else ("use_log_fbank", "use_power")
+        for name in ("use_energy", "energy_floor", "raw_energy", "htk_compat", *own):
+            setattr(self._options, name, options[name])
+        try:
+            self._compute(self._options)
+        except (ValueError, RuntimeError) as problem:
+            raise UserError(f"These options do not go together: {problem}.") from problem
+
+    def features(self, utterance: str, samples: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
+        """The features of a recording, (frames, dim) float32; no frames if it is shorter than one.
+
+        Args:
+            utterance: its name, which the dither depends on.
+            samples: (samples,) float32 in the range of 16-bit integers.
+            rate: samples a second.
+
+        Raises:
+            UserError: the rate is not the one of ``--sample-frequency``.
+        """
+        if rate != self._rate:
+            raise UserError(
+                f"Expected {self._rate:g} samples a second, found {rate:g}: give --sample-frequency={rate:g}, or "
+                "convert the recording."
+            )
+        computer = self._compute(self._options)
+        computer.accept_waveform(rate, self._dithered(utterance, samples))
+        computer.input_finished()
+        frames = [np.array(computer.get_frame(index)) for index in range(computer.num_frames_ready)]
+        return np.array(frames, np.float32) if frames else np.empty((0, computer.dim), np.float32)
+
+    def _dithered(self, utterance: str, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._dither == 0.0:
+            return samples
+        name = f"{self._seed} {utterance}".encode("utf-8", "surrogateescape")
+        noise = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(name).digest(), "little")))
+        return samples + np.float32(self._dither) * noise.standard_normal(len(samples), np.float32)
+
+
+def _check(options: dict[str, Any]) -> None:
+    """What the library would not survive."""
+    rate, shift, length = (float(options[name]) for name in ("sample_frequency", "frame_shift", "frame_length"))
+    if not (0 < rate < 1e9 and rate * shift / 1000 >= 1 and rate * length / 1000 >= 2 and shift + length < 1e6):
+        raise UserError(
+            f"Expected frames of two samples or more that move on by one or more, found --sample-frequency={rate:g} "
+            f"--frame-length={length:g} --frame-shift={shift:g}."
+        )
+    if options["window_type"] not in _WINDOWS:
+        raise UserError(f"Expected --window-type to be one of {', '.join(_WINDOWS)}, found {options['window_type']!r}.")
+    numbers = ("dither", "low_freq", "high_freq", "energy_floor", "preemphasis_coefficient", "blackman_coeff")
+    for name in numbers:
+        if not math.isfinite(options[name]):
+            raise UserError(f"Expected a number for --{name.replace('_', '-')}, found {options[name]}.")
+    if options.get("num_ceps", 1) < 1:
+        raise UserError(f"Expected --num-ceps to be 1 or more, found {options['num_ceps']}.")
+
+
+def _set_frame_options(frame: Any, options: dict[str, Any]) -> None:
+    frame.samp_freq = options["sample_frequency"]
+    frame.frame_length_ms = options["frame_length"]
+    frame.frame_shift_ms = options["frame_shift"]
+    frame.preemph_coeff = options["preemphasis_coefficient"]
+    frame.remove_dc_offset = options["remove_dc_offset"]
+    frame.dither = 0.0
+    frame.window_type = options["window_type"]
+    frame.blackman_coeff = options["blackman_coeff"]
+    frame.round_to_power_of_two = options["round_to_power_of_two"]
+    frame.snip_edges = options["snip_edges"]
+
+
+def extract_table(
+    extractor: Extractor, selection: Selection, recordings: str, features: str, durations: str = ""
+) -> tuple[int, int]:
+    """The features of a table of recordings, written as a table of matrices.
+
+    What a recording lacks (the channel, the length, the sample rate) is a warning, and it gets no features.
+
+    Args:
+        recordings: rspecifier of the recordings.
+        features: wspecifier of the matrices.
+        durations: wspecifier for the recordings' lengths in seconds; empty for none.
+
+    Returns:
+        How many recordings got features, and how many there were.
+
+    Raises:
+        UserError: no recording got features, or one cannot be read.
+    """
+    done = total = 0
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(SequentialReader(recordings, WAVE))
+        writer = stack.enter_context(TableWriter(features, MATRIX))
+        lengths = stack.enter_context(TableWriter(durations, DOUBLE)) if durations else None
+        for utterance, wave in reader:
+            total += 1
+            try:
+                matrix = _features(extractor, selection, utterance, wave)
+            except UserError as problem:
+                log.warning(f"{utterance}: {problem} No features for it.")
+                continue
+            writer.write(utterance, matrix)
+            if lengths is not None:
+                lengths.write(utterance, wave.duration)
+            done += 1
+        if done == 0:
+            raise UserError(f"None of the {total} recordings in {recordings} got features; nothing is written.")
+    return done, total
+
+
+def _features(extractor: Extractor, selection: Selection, utterance: str, wave: Wave) -> NDArray[np.float32]:
+    channels = len(wave.samples)
+    if wave.duration < selection.min_duration:
+        raise UserError(f"The recording is too short, {wave.duration:g} seconds.")
+    if selection.channel >= channels:
+        raise UserError(f"The recording has {channels} channels, no channel {selection.channel}.")
+    if selection.channel < 0 and channels > 1:
+        log.warning(f"{utterance}: {channels} channels; the first is used (--channel chooses).")
+    matrix = extractor.features(utterance, wave.samples[max(selection.channel, 0)], wave.sample_rate)
+    if len(matrix) == 0:
+        raise UserError(f"The recording is shorter than one frame, {wave.duration:g} seconds.")
+    return matrix - matrix.mean(axis=0, dtype=np.float32) if selection.subtract_mean else matrix

@@ -1,0 +1,172 @@
+"""The calling convention that Kaldi's engines share: ``cmd [options] [JOB=1:N] log-file command...``.
+
+``JOB=1:N`` (any name serves) runs the command N times, the name replaced by the job's number wherever it stands in
+the log's name and in the command. An argument without white space goes to bash as it is, so that ``\\|``, ``\\&\\&``
+and ``\\>file`` passed as arguments of their own join programs; any other argument is put in quotes: in single ones
+where it contains a double one, in double ones otherwise, so that bash still expands ``$`` in it.
+
+Source: Kaldi egs/wsj/s5/utils/parallel/run.pl.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from nnet3py.errors import UserError
+
+_ARRAY = re.compile(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?")
+_PICKS = ("all", "failed", "incomplete")
+
+
+@dataclass(frozen=True)
+class JobArray:
+    """``JOB=first:last``: the name that a job's number replaces, and the numbers."""
+
+    name: str
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    def numbers(self) -> range:
+        """The jobs' numbers in order."""
+        return range(self.first, self.last + 1)
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What an engine's command line asks for.
+
+    Attributes:
+        log: the log's file name, with the array's name in it.
+        command: the text that bash is to run, quoted, with the array's name in it.
+        array: None for one job without a number.
+        max_jobs_run: most jobs at once; None where the engine is to choose.
+        num_threads: cores that one job keeps busy.
+        gpus: GPUs that one job needs.
+        pick: which jobs to run, by how their last run ended: ``all``, ``failed`` (or incomplete) or ``incomplete``.
+    """
+
+    log: str
+    command: str
+    array: JobArray | None = None
+    max_jobs_run: int | None = None
+    num_threads: int = 1
+    gpus: int = 0
+    pick: str = "all"
+
+    def numbers(self) -> list[int | None]:
+        """The jobs' numbers; one job without a number is ``[None]``."""
+        return [None] if self.array is None else list(self.array.numbers())
+
+    def log_of(self, number: int | None) -> str:
+        """The log of one job."""
+        return self._of(self.log, number)
+
+    def command_of(self, number: int | None) -> str:
+        """The text that bash is to run for one job."""
+        return self._of(self.command, number)
+
+    def _of(self, text: str, number: int | None) -> str:
+        return text if self.array is None else text.replace(self.array.name, str(number))
+
+
+def quote(word: str) -> str:
+    """One argument as bash is to see it (see the module's text)."""
+    if re.fullmatch(r"\S+", word):
+        return word
+    if '"' not in word:
+        return f'"{word}"'
+    # run.pl would put single quotes around it even if it has some inside, which breaks the command.
+    return f"'{word}'" if "'" not in word else shlex.quote(word)
+
+
+def parse(words: list[str]) -> Invocation:
+    """Read an engine's arguments.
+
+    ``-V`` has no value, ``-pe`` has two, ``--name=value`` has its own; any other option that is not known is passed
+    over with the word after it, for it may belong to another engine.
+
+    Raises:
+        UserError: a bad option value or range, or no log or command.
+    """
+    rest = list(words)
+    settings: dict[str, str] = {}
+    array = None
+    while len(rest) >= 2:
+        if rest[0].startswith("-"):
+            _take_option(rest, settings)
+        elif array is None and "=" in rest[0] and (array := _parse_array(rest[0])) is not None:
+            rest.pop(0)
+        else:
+            break
+    if len(rest) < 2:
+        raise UserError("Expected a log file and a command: [options] [JOB=1:N] <log-file> <command> ...")
+    log = rest.pop(0)
+    if array is not None and len(array) > 1 and array.name not in log:
+        raise UserError(
+            f"{len(array)} jobs cannot share the log {log}: put {array.name} into its name, "
+            f"as in log/train.{array.name}.log."
+        )
+    return Invocation(
+        log=log,
+        command=" ".join(quote(word) for word in rest),
+        array=array,
+        max_jobs_run=_at_least_one("--max-jobs-run", settings.get("max-jobs-run")),
+        num_threads=_at_least_one("--num-threads", settings.get("num-threads")) or 1,
+        gpus=_count("--gpu", settings.get("gpu", "0")),
+        pick=_pick(settings.get("pick", "all")),
+    )
+
+
+def _take_option(rest: list[str], settings: dict[str, str]) -> None:
+    name, equals, value = rest.pop(0).partition("=")
+    if name == "-V":
+        return
+    if not equals:
+        value = rest.pop(0)
+        if name == "-pe" and rest:  # -pe smp 4
+            rest.pop(0)
+            return
+    name = {"-tc": "max-jobs-run"}.get(name, name.lstrip("-").replace("_", "-"))
+    if name == "max-jobs-run" and name in settings:  # the smallest of several counts
+        value = str(min(_count("--max-jobs-run", value), _count("--max-jobs-run", settings[name])))
+    settings[name] = value
+
+
+def _parse_array(word: str) -> JobArray | None:
+    match = _ARRAY.fullmatch(word)
+    if match is None:
+        return None
+    first, last = int(match[2]), int(match[3] or match[2])
+    if first < 1 or last < first:
+        raise UserError(f"Expected a range of jobs like {match[1]}=1:4, counted from 1, found {word}.")
+    return JobArray(match[1], first, last)
+
+
+def _count(option: str, value: str) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise UserError(f"Option {option} needs a count, found {value!r}.")
+    return number
+
+
+def _at_least_one(option: str, value: str | None) -> int | None:
+    if value is None:
+        return None
+    number = _count(option, value)
+    if number < 1:
+        raise UserError(f"Option {option} needs a count of at least 1, found {value!r}.")
+    return number
+
+
+def _pick(value: str) -> str:
+    if value not in _PICKS:
+        raise UserError(f"Option --pick must be one of {', '.join(_PICKS)}, found {value!r}.")
+    return value

@@ -1,0 +1,217 @@
+"""Dropout: a random part of the input is set to zero, in training only.
+
+Sources: Kaldi src/nnet3/nnet-simple-component.cc (DropoutComponent), src/nnet3/nnet-general-component.cc
+(GeneralDropoutComponent).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnet3py.errors import UserError
+from nnet3py.nnet.component import Array, Component, Field, Kind, Layout, Phase, Random, Update
+
+if TYPE_CHECKING:
+    from nnet3py.nnet.configuration import ConfigLine
+
+
+def _proportion(config: ConfigLine, default: float | None) -> float:
+    value = config.number("dropout-proportion", default)
+    if not 0.0 <= value <= 1.0:
+        raise config.error(f"dropout-proportion={value:g} must be from 0 to 1")
+    return value
+
+
+def _generator(random: Random) -> np.random.Generator:
+    if random is None:
+        raise ValueError("a training pass through dropout needs random=, the generator of its masks")
+    return random
+
+
+class DropoutComponent(Component):
+    """Each element, or with ``per_frame`` each row, is zero with probability ``proportion``.
+
+    As in Kaldi the rest is not scaled up in training; at test time everything is scaled by ``1 - proportion``.
+    """
+
+    type_name = "DropoutComponent"
+    fields = (
+        Field("<Dim>", "dim", Kind.INT),
+        Field("<DropoutProportion>", "proportion", Kind.FLOAT),
+        Field("<DropoutPerFrame>", "per_frame", Kind.BOOL, default=False, always=True),
+        Field("<TestMode>", "test_mode", Kind.BOOL, default=False, always=True),
+    )
+
+    dim: int
+    proportion: float
+    per_frame: bool = False
+    test_mode: bool = False
+
+    @classmethod
+    def from_config(cls, config: ConfigLine, random: np.random.Generator) -> DropoutComponent:
+        component = cls()
+        component.dim = config.positive("dim")
+        component.proportion = _proportion(config, None)
+        component.per_frame = config.switch("dropout-per-frame", False)
+        component.test_mode = config.switch("test-mode", False)
+        return component
+
+    @property
+    def input_dim(self) -> int:
+        return self.dim
+
+    @property
+    def output_dim(self) -> int:
+        return self.dim
+
+    def check(self) -> None:
+        if self.dim <= 0 or not 0.0 <= self.proportion <= 1.0:
+            raise UserError(f"{self.type_name}: dimension {self.dim}, proportion {self.proportion:g} out of range.")
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
+        if self.proportion == 0.0:
+            return x, None
+        if self.test_mode or phase is Phase.TEST:
+            mask: Any = np.float32(1.0 - self.proportion)
+        else:
+            shape = (len(x), 1 if self.per_frame else self.dim)
+            mask = (_generator(random).random(shape, np.float32) > self.proportion).astype(np.float32)
+        return x * mask, mask
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
+        if want_dx and memo is not None:
+            dy *= memo
+        return dy if want_dx else None
+
+    def info(self) -> str:
+        return (
+            f"{self.type_name}, dim={self.dim}, dropout-proportion={self.proportion:g}, "
+            f"dropout-per-frame={'true' if self.per_frame else 'false'}"
+        )
+
+
+class GeneralDropoutComponent(Component):
+    """Dropout masks shared along time: one per sequence, or one per ``time_period`` frames of a sequence.
+
+    Of a mask's elements a ``proportion`` is zero and the others 1 / (1 - proportion); ``continuous`` draws them evenly
+    from 1 - 2 proportion to 1 + 2 proportion instead. ``specaugment_max_proportion`` above zero replaces both: a
+    random band of at most this part of the dimensions is zero (frequencies, if the input is a filter bank), broken
+    into up to ``specaugment_max_regions`` pieces. At test time the input passes unchanged. ``block_dim`` columns at a
+    time have a mask of their own row.
+    """
+
+    type_name = "GeneralDropoutComponent"
+    fields = (
+        Field("<Dim>", "dim", Kind.INT),
+        Field("<BlockDim>", "block_dim", Kind.INT),
+        Field("<TimePeriod>", "time_period", Kind.INT),
+        Field("<DropoutProportion>", "proportion", Kind.FLOAT),
+        Field("<SpecAugmentMaxProportion>", "specaugment_max_proportion", Kind.FLOAT, default=0.0),
+        Field("<SpecAugmentMaxRegions>", "specaugment_max_regions", Kind.INT, default=1),
+        Field("<TestMode>", "test_mode", Kind.FLAG, default=False),
+        Field("<Continuous>", "continuous", Kind.FLAG, default=False),
+    )
+
+    dim: int
+    block_dim: int
+    time_period: int = 0
+    proportion: float = 0.5
+    specaugment_max_proportion: float = 0.0
+    specaugment_max_regions: int = 1
+    test_mode: bool = False
+    continuous: bool = False
+
+    @classmethod
+    def from_config(cls, config: ConfigLine, random: np.random.Generator) -> GeneralDropoutComponent:
+        component = cls()
+        component.dim = config.positive("dim")
+        component.block_dim = config.positive("block-dim", component.dim)
+        component.time_period = config.integer("time-period", 0)
+        component.proportion = _proportion(config, 0.5)
+        component.specaugment_max_proportion = config.number("specaugment-max-proportion", 0.0)
+        component.specaugment_max_regions = config.positive("specaugment-max-regions", 1)
+        component.continuous = config.switch("continuous", False)
+        component.test_mode = config.switch("test-mode", False)
+        if component.dim % component.block_dim or component.time_period < 0:
+            raise config.error("dim must be a multiple of block-dim, and time-period not negative")
+        if not 0.0 <= component.specaugment_max_proportion <= 1.0:
+            raise config.error("specaugment-max-proportion must be from 0 to 1")
+        if component.specaugment_max_proportion > 0.0 and component.continuous:
+            raise config.error("specaugment-max-proportion and continuous exclude each other")
+        return component
+
+    @property
+    def input_dim(self) -> int:
+        return self.dim
+
+    @property
+    def output_dim(self) -> int:
+        return self.dim
+
+    def check(self) -> None:
+        proportions = (self.proportion, self.specaugment_max_proportion)
+        in_range = all(0.0 <= value <= 1.0 for value in proportions) and self.time_period >= 0
+        if self.dim <= 0 or self.block_dim <= 0 or self.dim % self.block_dim or not in_range:
+            raise UserError(
+                f"{self.type_name}: dimension {self.dim}, block dimension {self.block_dim}, time period "
+                f"{self.time_period} and proportions {self.proportion:g} and {self.specaugment_max_proportion:g} are "
+                "out of range."
+            )
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
+        active = self.proportion > 0.0 or self.specaugment_max_proportion > 0.0
+        if not active or self.test_mode or phase is Phase.TEST:
+            return x, None
+        mask = self._mask(layout, _generator(random))
+        return x * mask, mask
+
+    def _mask(self, layout: Layout, random: np.random.Generator) -> Array:
+        """The factor of each element (rows, dim) of a time-major array."""
+        times = np.asarray(layout.output_times)
+        periods = times // self.time_period if self.time_period > 0 else np.zeros_like(times)
+        distinct, which = np.unique(periods, return_inverse=True)
+        blocks = self.dim // self.block_dim
+        masks = self._draw(random, len(distinct) * layout.num_sequences * blocks)
+        masks = masks.reshape(len(distinct), layout.num_sequences, self.dim)
+        return masks[which].reshape(-1, self.dim)
+
+    def _draw(self, random: np.random.Generator, count: int) -> Array:
+        if self.specaugment_max_proportion > 0.0:
+            return np.stack([self._band(random) for _ in range(count)])
+        mask = random.random((count, self.block_dim), np.float32)
+        if self.continuous:
+            mask *= np.float32(4.0 * self.proportion)
+            mask += np.float32(1.0 - 2.0 * self.proportion)
+            return mask
+        return (mask > self.proportion) * np.float32(1.0 / (1.0 - self.proportion) if self.proportion < 1.0 else 0.0)
+
+    def _band(self, random: np.random.Generator) -> Array:
+        """One SpecAugment mask: a zero band that may wrap around, halves of the circle flipped for more regions."""
+        size = self.block_dim
+        mask = np.ones(size, np.float32)
+        zeroed = int(random.integers(0, int(size * self.specaugment_max_proportion + 0.5) + 1))
+        if zeroed == 0:
+            return mask
+        mask[np.arange(zeroed) + int(random.integers(size)) - size] = 0.0
+        for _ in range(1, self.specaugment_max_regions):
+            start, quarter = int(random.integers(size)), size // 4
+            left = (start + np.arange(quarter)) % size
+            right = (start + size // 2 - np.arange(quarter)) % size
+            mask[left], mask[right] = mask[right], mask[left]
+        return mask
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
+        if want_dx and memo is not None:
+            dy *= memo
+        return dy if want_dx else None
+
+    def info(self) -> str:
+        text = f"{self.type_name}, dim={self.dim}, block-dim={self.block_dim}, dropout-proportion={self.proportion:g}"
+        if self.continuous:
+            text += ", continuous=true"
+        if self.specaugment_max_proportion != 0.0:
+            text += f", specaugment-max-proportion={self.specaugment_max_proportion:g}"
+            text += f", specaugment-max-regions={self.specaugment_max_regions}"
+        return text if self.time_period == 0 else f"{text}, time-period={self.time_period}"

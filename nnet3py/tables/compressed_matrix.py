@@ -1,0 +1,313 @@
+"""Kaldi's lossy compression of matrices, to the bit.
+
+A compressed matrix has a header (smallest value and range as float32, rows, columns) and one of three forms:
+
+- ``CM``: one byte an element, column by column, with eight bytes a column that place its 0th, 25th, 75th and 100th
+  percentile within the range; bytes 0-64, 64-192 and 192-255 divide the three intervals evenly. For speech features.
+- ``CM2``: two bytes an element, row by row, that divide the range evenly.
+- ``CM3``: one byte an element, row by row, that divides the range evenly.
+
+Numbers agree with Kaldi's to the last bit only if every operation has the precision it has there (float32 for most,
+float64 where C++ promotes because of a ``double`` constant), so that the order and the types below are not a matter of
+taste. Products that are added to something are fused (:func:`_fused`), which is what compilers make of Kaldi's code for
+processors that have the instruction; Kaldi built without it differs in the last bit of expanded values.
+
+Source: Kaldi src/matrix/compressed-matrix.cc.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnet3py.errors import UserError
+from nnet3py.tables.basic_types import read_token, shown, write_token
+from nnet3py.tables.streams import Sink, Source
+
+PERCENTILES = 1  # the form CM, with a header for each column
+TWO_BYTES = 2  # CM2
+ONE_BYTE = 3  # CM3
+
+_TOKENS = {"CM": PERCENTILES, "CM2": TWO_BYTES, "CM3": ONE_BYTE}
+_FORM_TOKENS = {form: token for token, form in _TOKENS.items()}
+_HEADER = struct.Struct("<ffii")
+
+AUTOMATIC = 1  # the method that stands for SPEECH_FEATURE above 8 rows and TWO_BYTE_AUTO otherwise
+SPEECH_FEATURE = 2
+TWO_BYTE_AUTO = 3
+TWO_BYTE_SIGNED_INTEGER = 4
+ONE_BYTE_AUTO = 5
+ONE_BYTE_UNSIGNED_INTEGER = 6
+ONE_BYTE_ZERO_ONE = 7
+
+_FORM_OF_METHOD = {
+    SPEECH_FEATURE: PERCENTILES,
+    TWO_BYTE_AUTO: TWO_BYTES,
+    TWO_BYTE_SIGNED_INTEGER: TWO_BYTES,
+    ONE_BYTE_AUTO: ONE_BYTE,
+    ONE_BYTE_UNSIGNED_INTEGER: ONE_BYTE,
+    ONE_BYTE_ZERO_ONE: ONE_BYTE,
+}
+# smallest value and range of the methods that do not look at the data
+_FIXED_RANGE = {
+    TWO_BYTE_SIGNED_INTEGER: (-32768.0, 65535.0),
+    ONE_BYTE_UNSIGNED_INTEGER: (0.0, 255.0),
+    ONE_BYTE_ZERO_ONE: (0.0, 1.0),
+}
+
+# 1 / 63 as Kaldi rounds it, in two parts of which the first has 26 bits
+_OVER_63_HIGH = np.float64(round(2.0**31 / 63)) / 2.0**31
+_OVER_63_LOW = np.float64(1 / 63.0) - _OVER_63_HIGH
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CompressedMatrix:
+    """A matrix in compressed form, as it is stored.
+
+    Attributes:
+        form: PERCENTILES, TWO_BYTES or ONE_BYTE.
+        min_value: the smallest value that can be represented (float32).
+        range: the largest minus the smallest (float32).
+        num_rows, num_cols: the size.
+        column_headers: (columns, 4) uint16, the percentiles' places in the range; without rows in the other forms.
+        data: (rows, columns) uint8 or uint16.
+    """
+
+    form: int
+    min_value: np.float32
+    range: np.float32
+    num_rows: int
+    num_cols: int
+    column_headers: NDArray[np.uint16]
+    data: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.num_rows, self.num_cols
+
+    def to_array(self) -> Float32:
+        """The matrix expanded, (rows, columns) float32."""
+        if self.form == PERCENTILES:
+            return _expand_percentiles(self.min_value, self.range, self.column_headers, self.data)
+        steps = 65535.0 if self.form == TWO_BYTES else 255.0
+        increment = np.float32(np.float64(self.range) * (1.0 / steps))
+        return _fused(self.min_value, increment, self.data)
+
+    def row_range(self, start: int, num_rows: int) -> CompressedMatrix:
+        """``num_rows`` rows from ``start`` on; beyond either end the first or last row is repeated.
+
+        Nothing is expanded, except that fewer than 8 rows of the form CM become CM2, as in Kaldi, where the columns'
+        headers would take more room than they save.
+
+        Raises:
+            ValueError: rows are wanted of a matrix that has none.
+        """
+        if num_rows <= 0:
+            return EMPTY
+        if self.num_rows == 0:
+            raise ValueError("an empty compressed matrix has no row to repeat")
+        end = start + num_rows
+        if start >= 0 and end <= self.num_rows:
+            data = self.data[start:end]
+        else:
+            data = self.data[np.clip(np.arange(start, end), 0, self.num_rows - 1)]
+        part = CompressedMatrix(
+            self.form, self.min_value, self.range, num_rows, self.num_cols, self.column_headers, data
+        )
+        if num_rows < 8 and self.form == PERCENTILES:
+            return compress(part.to_array(), TWO_BYTE_AUTO)
+        return part
+
+
+EMPTY = CompressedMatrix(
+    PERCENTILES, np.float32(0), np.float32(0), 0, 0, np.empty((0, 4), np.uint16), np.empty((0, 0), np.uint8)
+)
+
+
+def _fused(start: np.float32, step: np.float32, counts: NDArray[Any]) -> Float32:
+    """``start + step * counts`` rounded to float32 once.
+
+    In float64 the product of a float32 and a 16-bit integer is exact, and so is the sum unless ``start`` is some ten
+    thousand times the range.
+    """
+    with np.errstate(all="ignore"):
+        return (np.float64(start) + np.float64(step) * counts).astype(np.float32)
+
+
+def _uint16_to_float(min_value: np.float32, extent: np.float32, places: NDArray[np.uint16]) -> Float32:
+    with np.errstate(over="ignore"):
+        return _fused(min_value, extent * np.float32(1.52590218966964e-05), places)
+
+
+def _expand_percentiles(
+    min_value: np.float32, extent: np.float32, headers: NDArray[np.uint16], data: NDArray[np.uint8]
+) -> Float32:
+    """Interpolate between the columns' percentiles: bytes of the form CM to float32."""
+    with np.errstate(all="ignore"):
+        p0, p25, p75, p100 = _uint16_to_float(min_value, extent, headers).T
+        low = p0.astype(np.float64) + ((p25 - p0) * _offset(data, 0)).astype(np.float64) / 64.0
+        middle = p25.astype(np.float64) + ((p75 - p25) * _offset(data, 64)).astype(np.float64) / 128.0
+        high = _add_over_63(p75.astype(np.float64), (p100 - p75) * _offset(data, 192))
+        return np.where(data <= 64, low, np.where(data <= 192, middle, high)).astype(np.float32)
+
+
+def _add_over_63(start: NDArray[np.float64], count: Float32) -> NDArray[np.float64]:
+    """``start + count * (1 / 63)`` rounded to float64 once: the constant in two halves, so that products are exact."""
+    exact = count.astype(np.float64)
+    larger = start + exact * _OVER_63_HIGH
+    part = larger - start
+    lost = (start - (larger - part)) + (exact * _OVER_63_HIGH - part)
+    return larger + (lost + exact * _OVER_63_LOW)
+
+
+def _offset(data: NDArray[np.uint8], first: int) -> Float32:
+    return data.astype(np.float32) - np.float32(first)
+
+
+def compress(array: NDArray[Any], method: int = AUTOMATIC) -> CompressedMatrix:
+    """Compress a matrix by one of Kaldi's methods (``--compression-method``).
+
+    Args:
+        array: (rows, columns) of finite numbers; used as float32.
+        method: 1 automatic, 2 speech feature, 3 two bytes, 4 two bytes as signed integers, 5 one byte, 6 one byte as
+            an unsigned integer, 7 one byte for values from 0 to 1.
+
+    Raises:
+        UserError: the method does not exist, or the matrix holds a NaN or an infinite value.
+    """
+    if method == AUTOMATIC:
+        method = SPEECH_FEATURE if len(array) > 8 else TWO_BYTE_AUTO
+    if method not in _FORM_OF_METHOD:
+        raise UserError(f"Expected a compression method from 1 to 7, found {method}.")
+    if array.size == 0:
+        return EMPTY
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, np.float32)
+    form = _FORM_OF_METHOD[method]
+    min_value, extent = _value_range(values, method)
+    headers = np.empty((0, 4), np.uint16)
+    data: NDArray[Any]
+    if form == PERCENTILES:
+        headers = _column_headers(values, min_value, extent)
+        data = _compress_columns(values, _uint16_to_float(min_value, extent, headers))
+    elif form == TWO_BYTES:
+        data = _quantise(values, min_value, extent, 65535).astype(np.uint16)
+    else:
+        data = _quantise(values, min_value, extent, 255).astype(np.uint8)
+    rows, columns = values.shape
+    return CompressedMatrix(form, min_value, extent, rows, columns, headers, data)
+
+
+def _value_range(values: Float32, method: int) -> tuple[np.float32, np.float32]:
+    smallest, largest = values.min(), values.max()
+    if not (np.isfinite(smallest) and np.isfinite(largest)):
+        raise UserError("A matrix with a NaN or infinite value cannot be compressed: find out where it comes from.")
+    if method in _FIXED_RANGE:
+        low, extent = _FIXED_RANGE[method]
+        return np.float32(low), np.float32(extent)
+    if largest == smallest:  # the range must not be zero
+        largest = np.float32(float(smallest) + (1.0 + abs(float(smallest))))
+    with np.errstate(over="ignore"):
+        extent32 = np.float32(largest - smallest)
+    if not np.isfinite(extent32):
+        raise UserError(
+            f"A matrix with values from {smallest:g} to {largest:g} cannot be compressed: too wide a range."
+        )
+    return np.float32(smallest), extent32
+
+
+def _quantise(values: Float32, min_value: np.float32, extent: np.float32, steps: int) -> NDArray[np.int32]:
+    fraction = np.clip((values - min_value) / extent, np.float32(0), np.float32(1))
+    return ((fraction * np.float32(steps)).astype(np.float64) + 0.499).astype(np.int32)
+
+
+def _column_headers(values: Float32, min_value: np.float32, extent: np.float32) -> NDArray[np.uint16]:
+    """The percentiles of each column in 65535ths of the range, each above the one before; (columns, 4)."""
+    rows = len(values)
+    ordered = np.sort(values, axis=0)
+    quarter = rows // 4
+    chosen = [0, quarter, 3 * quarter, rows - 1] if rows >= 5 else list(range(min(rows, 4)))
+    places = _quantise(ordered[chosen], min_value, extent, 65535)
+    headers = np.empty((values.shape[1], 4), np.int32)
+    headers[:, 0] = np.minimum(places[0], 65532)
+    for index, ceiling in ((1, 65533), (2, 65534), (3, 65535)):
+        headers[:, index] = headers[:, index - 1] + 1
+        if index < len(chosen):
+            headers[:, index] = np.minimum(np.maximum(places[index], headers[:, index]), ceiling)
+    return headers.astype(np.uint16)
+
+
+def _compress_columns(values: Float32, percentiles: Float32) -> NDArray[np.uint8]:
+    p0, p25, p75, p100 = percentiles.T
+    with np.errstate(all="ignore"):
+        low = _to_byte((values - p0) / (p25 - p0), 0, 64)
+        middle = _to_byte((values - p25) / (p75 - p25), 64, 128)
+        high = _to_byte((values - p75) / (p100 - p75), 192, 63)
+    return np.where(values < p25, low, np.where(values < p75, middle, high)).astype(np.uint8)
+
+
+def _to_byte(fraction: Float32, first: int, steps: int) -> NDArray[np.int64]:
+    scaled = (fraction * np.float32(steps)).astype(np.float64) + 0.5
+    # What does not fit an integer of 32 bits becomes the most negative one on the processors that Kaldi runs on.
+    whole = np.where(np.abs(scaled) < 2.0**31, scaled, -(2.0**31)).astype(np.int64)
+    return np.clip(first + whole, first, first + steps)
+
+
+def read_compressed_matrix(source: Source, binary: bool) -> CompressedMatrix:
+    """A compressed matrix; one that is stored in full is compressed by the automatic method, as in Kaldi.
+
+    Raises:
+        UserError: the data are not a matrix, or end too early.
+    """
+    from nnet3py.tables.matrix import read_matrix  # which itself reads compressed matrices
+
+    if not binary or source.peek(1) != b"C":
+        return compress(read_matrix(source, binary))
+    return read_compressed_body(source, read_token(source, True))
+
+
+def read_compressed_body(source: Source, token: str) -> CompressedMatrix:
+    """What follows the token ``CM``, ``CM2`` or ``CM3``."""
+    form = _TOKENS.get(token)
+    place = source.tell()
+    if form is None:
+        raise source.error(f"expected CM, CM2 or CM3, found {shown(token.encode())}.", place)
+    min_value, extent, rows, columns = _HEADER.unpack(source.read(_HEADER.size))
+    if columns == 0:
+        return EMPTY
+    if rows <= 0 or columns < 0:
+        raise source.error(f"expected the size of a compressed matrix, found {rows} by {columns}.", place)
+    headers = np.empty((0, 4), np.uint16)
+    if form == PERCENTILES:
+        headers = source.read_array("<u2", 4 * columns).reshape(columns, 4)
+        data = source.read_array(np.uint8, rows * columns).reshape(columns, rows).T
+    else:
+        data = source.read_array("<u2" if form == TWO_BYTES else np.uint8, rows * columns).reshape(rows, columns)
+    return CompressedMatrix(form, np.float32(min_value), np.float32(extent), rows, columns, headers, data)
+
+
+def write_compressed_matrix(sink: Sink, matrix: CompressedMatrix, binary: bool) -> None:
+    """A compressed matrix; in text it is expanded."""
+    if not binary:
+        from nnet3py.tables.matrix import matrix_text
+
+        sink.write(matrix_text(matrix.to_array()))
+        return
+    if matrix.num_rows == 0:
+        write_token(sink, True, "CM")
+        sink.write(_HEADER.pack(0, 0, 0, 0))
+        return
+    write_token(sink, True, _FORM_TOKENS[matrix.form])
+    sink.write(struct.pack("<ffii", matrix.min_value, matrix.range, matrix.num_rows, matrix.num_cols))
+    if matrix.form == PERCENTILES:
+        sink.write(matrix.column_headers.astype("<u2", copy=False).tobytes())
+        sink.write(np.ascontiguousarray(matrix.data.T).tobytes())
+    else:
+        sink.write(matrix.data.astype(matrix.data.dtype.newbyteorder("<"), copy=False).tobytes())

@@ -1,0 +1,56 @@
+"""Files under temporary names that are to be renamed when they are complete, and their removal when a signal comes.
+
+An exception removes them on its way through the context managers that made them. A signal such as SIGTERM, by which
+queues end jobs, is not left to an exception: it could be lost in a callback, or be held up by a pipe that says nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from types import FrameType
+
+from nnet3py import log
+
+_paths: set[str] = set()
+
+
+def add(path: str) -> None:
+    """Note a file, before it is made."""
+    _paths.add(path)
+
+
+def forget(path: str) -> None:
+    """The file was renamed or removed."""
+    _paths.discard(path)
+
+
+def remove(path: str) -> None:
+    """Remove a file if it is there."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    _paths.discard(path)
+
+
+def remove_all() -> None:
+    """Remove every file that was noted and is still there."""
+    for path in list(_paths):
+        remove(path)
+
+
+def remove_on_signals() -> None:
+    """Let SIGTERM and SIGHUP remove what is unfinished and end the program with status 143 or 129.
+
+    A signal that is ignored (``nohup``) or has a handler already keeps what it has.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    remove_all()
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # RuntimeError: it came while a line was printed
+        log.error(f"Ended by {signal.Signals(number).name}.")
+    os._exit(128 + number)

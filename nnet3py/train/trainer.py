@@ -1,0 +1,272 @@
+"""The minibatch loop: one pass over the examples of a shard, changing a network in place.
+
+For each minibatch the change Δ of all parameters is computed (forward, backward, each component's update by the
+training method of :mod:`nnet3py.train.parameter_update`), regularised, limited (:mod:`nnet3py.train.max_change`) and
+added. With momentum μ, Δ is what this minibatch adds to μ times the Δ before, and ``(1-μ) Δ`` is added to the
+parameters, so that the learning rate means the same with and without it.
+
+*Backstitch* (Y. Wang et al., Interspeech 2017) does every n-th minibatch twice: a step of -α times the change, then
+one of 1+α times the change computed at the place that the first step led to.
+
+Source: Kaldi src/nnet3/nnet-training.cc, NnetTrainer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg.blas import saxpy
+
+from nnet3py import log
+from nnet3py.egs.minibatch import Minibatch
+from nnet3py.errors import UserError
+from nnet3py.nnet.arithmetic import scale_component
+from nnet3py.nnet.batch_norm import BatchNormComponent
+from nnet3py.nnet.component import Array, Component, Phase, Role
+from nnet3py.nnet.computation import ComputationCache
+from nnet3py.nnet.network import Network
+from nnet3py.seed import not_negative
+from nnet3py.train.kept_memory import keep_freed_memory
+from nnet3py.train.max_change import MaxChangeCounts, limited_scales
+from nnet3py.train.objective import objective
+from nnet3py.train.objective_log import ObjectiveLog
+from nnet3py.train.orthonormal import constrain_orthonormal
+from nnet3py.train.parameter_update import Method, ParameterUpdate
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """nnet3-train's options, under their names and with their defaults, and the training method."""
+
+    method: Method = Method.AS_MODEL
+    momentum: float = 0.0
+    max_param_change: float = 2.0
+    l2_regularize_factor: float = 1.0
+    zero_component_stats: bool = True
+    store_component_stats: bool = True
+    batchnorm_stats_scale: float = 0.8
+    backstitch_training_scale: float = 0.0
+    backstitch_training_interval: int = 1
+    print_interval: int = 100
+    srand: int = 0
+
+    def check(self) -> None:
+        """Raise UserError for a value that makes no sense."""
+        bounds = (
+            ("momentum", self.momentum, 0.0, 1.0 - 1.0e-6),
+            ("max-param-change", self.max_param_change, 0.0, math.inf),
+            ("l2-regularize-factor", self.l2_regularize_factor, 0.0, math.inf),
+            ("batchnorm-stats-scale", self.batchnorm_stats_scale, 0.0, 1.0),
+            ("backstitch-training-scale", self.backstitch_training_scale, 0.0, math.inf),
+            ("backstitch-training-interval", self.backstitch_training_interval, 1, math.inf),
+            ("print-interval", self.print_interval, 1, math.inf),
+        )
+        for name, value, lowest, highest in bounds:
+            if not (lowest <= value <= highest and math.isfinite(value)):
+                wanted = f"at least {lowest:g}" if highest == math.inf else f"from {lowest:g} to {highest:g}"
+                raise UserError(f"--{name}={value:g} is not possible: give a number {wanted}.")
+        if self.backstitch_training_scale > 0.0 and self.momentum > 0.0:
+            raise UserError("--backstitch-training-scale cannot be combined with --momentum: set one of them to 0.")
+
+
+class ParameterChange:
+    """Δ: a change for every trained parameter of a network, in one piece of memory, and who writes to it."""
+
+    def __init__(self, network: Network, method: Method, every_component: bool = False) -> None:
+        """Zero change; unless ``every_component``, those with a learning rate of zero have no part in it."""
+        self.components: dict[str, Component] = {
+            name: component
+            for name, component in network.updatable_components().items()
+            if every_component or component.learning_rate != 0.0
+        }
+        self.flat = np.zeros(sum(c.num_parameters() for c in self.components.values()), np.float32)
+        self.updates: dict[str, ParameterUpdate] = {}
+        self._parts: dict[str, Array] = {}
+        start = 0
+        for name, component in self.components.items():
+            begin, delta = start, {}
+            for field, parameter in component.parameters().items():
+                delta[field] = self.flat[start : start + parameter.size].reshape(parameter.shape)
+                start += parameter.size
+            self._parts[name] = self.flat[begin:start]
+            self.updates[name] = ParameterUpdate(component, method, delta)
+
+    def norms(self) -> dict[str, float]:
+        """Euclidean norm of each component's change; NaN where derivatives came that were not finite."""
+        found = {}
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks
+            for name, part in self._parts.items():
+                squared = float(np.dot(part, part)) if self.updates[name].finite else math.nan
+                found[name] = math.sqrt(squared) if squared >= 0.0 else math.nan
+        return found
+
+    def add_l2(self, scale: float) -> None:
+        """The derivative of ``-scale * l2_regularize * ‖parameters‖²``, times the learning rate."""
+        for name, component in self.components.items():
+            factor = -2.0 * scale * component.learning_rate * component.l2_regularize
+            if factor != 0.0:
+                for field, parameter in component.parameters().items():
+                    self.updates[name].delta[field] += np.float32(factor) * parameter
+
+    def apply(self, scales: dict[str, float]) -> None:
+        """Add the change, times a scale for each component, to the parameters."""
+        for name, component in self.components.items():
+            for field, parameter in component.parameters().items():
+                add_scaled(parameter, scales[name], self.updates[name].delta[field])
+
+    def scale(self, factor: float) -> None:
+        """Multiply by ``factor``; 0 also clears what is not finite."""
+        if factor == 0.0:
+            self.flat.fill(0.0)
+        else:
+            self.flat *= np.float32(factor)
+        for update in self.updates.values():
+            update.finite = True
+
+    def freeze_natural_gradient(self, frozen: bool) -> None:
+        """While frozen, the estimates of natural gradient are used but not updated."""
+        for update in self.updates.values():
+            update.freeze(frozen)
+
+
+def add_scaled(target: Array, factor: float, addend: Array) -> None:
+    """``target += factor * addend`` in place and without a temporary, for float32 arrays of one shape."""
+    if target.size == 0:
+        return
+    if target.flags.c_contiguous and addend.flags.c_contiguous and target.dtype == addend.dtype == np.float32:
+        saxpy(addend.reshape(-1), target.reshape(-1), a=factor)
+    else:
+        target += target.dtype.type(factor) * addend
+
+
+class Trainer:
+    """Trains ``network`` in place, a minibatch at a time."""
+
+    def __init__(self, network: Network, options: TrainerOptions) -> None:
+        """Raises UserError for options that make no sense."""
+        options.check()
+        self.network = network
+        self.options = options
+        self.change = ParameterChange(network, options.method)
+        self.counts = MaxChangeCounts()
+        self.minibatches = 0
+        self.logs: dict[str, ObjectiveLog] = {}
+        self._kinds = {node.name: node.objective for node in network.output_nodes()}
+        self._batch_norms = [c for c in network.components.values() if isinstance(c, BatchNormComponent)]
+        self._computations = ComputationCache(network)
+        self._random = np.random.default_rng(not_negative(options.srand))
+        self._backstitch_offset = int(self._random.integers(options.backstitch_training_interval))
+        if options.zero_component_stats:
+            for component in network.components.values():
+                component.zero_statistics()
+
+    def train(self, minibatch: Minibatch) -> None:
+        """Change the network's parameters by one minibatch."""
+        options = self.options
+        turn = (self.minibatches - self._backstitch_offset) % options.backstitch_training_interval
+        if options.backstitch_training_scale > 0.0 and turn == 0:
+            seed = [not_negative(options.srand), self.minibatches]  # both steps see the same dropout masks
+            alpha = options.backstitch_training_scale
+            self.change.freeze_natural_gradient(True)
+            self._step(minibatch, -alpha, alpha, np.random.default_rng(seed), regularize=False)
+            self._constrain_orthonormal()
+            self.change.freeze_natural_gradient(False)
+            self._step(minibatch, 1.0 + alpha, 1.0 + alpha, np.random.default_rng(seed), suffix="_backstitch")
+            self._scale_batch_norm_statistics()
+        else:
+            self._step(minibatch, 1.0 - options.momentum, 1.0, self._random)
+            self._scale_batch_norm_statistics()
+            self._constrain_orthonormal()
+        self.minibatches += 1
+
+    def _step(
+        self,
+        minibatch: Minibatch,
+        scale: float,
+        max_change_scale: float,
+        random: np.random.Generator,
+        regularize: bool = True,
+        suffix: str = "",
+    ) -> None:
+        """Forward, backward, and ``scale`` times the change added unless it is not finite."""
+        self._accumulate(minibatch, random, suffix)
+        if regularize:
+            # The momentum is part of Δ; backstitch's 1 + α must not be part of the regularisation.
+            weight = minibatch.num_sequences * self.options.l2_regularize_factor
+            self.change.add_l2(weight / scale if suffix else weight)
+        scales = limited_scales(
+            self.change.norms(),
+            {name: component.max_change for name, component in self.change.components.items()},
+            self.options.max_param_change,
+            scale,
+            max_change_scale,
+            self.counts,
+        )
+        if scales is not None:
+            self.change.apply(scales)
+        else:
+            self._forget_broken_statistics()
+        self.change.scale(self.options.momentum if scales is not None else 0.0)
+
+    def _accumulate(self, minibatch: Minibatch, random: np.random.Generator, suffix: str) -> None:
+        """Add this minibatch's change to Δ and its objectives to the logs."""
+        computation = self._computations.get(minibatch.request)
+        outputs, trace = computation.forward(
+            minibatch.inputs, Phase.TRAIN, random=random, store_statistics=self.options.store_component_stats
+        )
+        derivatives: dict[str, Array] = {}
+        for name, supervision in minibatch.outputs.items():
+            found = objective(self._kinds[name], name, outputs[name], supervision)
+            assert found.derivative is not None
+            derivatives[name] = found.derivative
+            if name + suffix not in self.logs:
+                self.logs[name + suffix] = ObjectiveLog(name + suffix, self.options.print_interval)
+            if math.isfinite(found.value):
+                self.logs[name + suffix].add(self.minibatches, found.weight, found.value)
+        computation.backward(trace, derivatives, self.change.updates)
+
+    def _forget_broken_statistics(self) -> None:
+        """A minibatch that overflowed has left infinities in statistics too."""
+        for component in self.network.components.values():
+            statistics = (getattr(component, field.attribute) for field in component.fields_with_role(Role.STATISTIC))
+            if not all(np.isfinite(value).all() for value in statistics):
+                component.zero_statistics()
+
+    def _scale_batch_norm_statistics(self) -> None:
+        """Let old statistics fade, so that those which are written belong to the last minibatches' parameters."""
+        if self.options.batchnorm_stats_scale != 1.0:
+            for component in self._batch_norms:
+                scale_component(component, self.options.batchnorm_stats_scale)
+
+    def _constrain_orthonormal(self) -> None:
+        for component in self.network.components.values():
+            constrain_orthonormal(component, self._random)
+
+    def report(self) -> None:
+        """Print the lines at the end of the run. Raises UserError if there was nothing to train on."""
+        for name in sorted(self.logs):
+            self.logs[name].report()
+        self.counts.report()
+        if self.minibatches == 0:
+            raise UserError("There were no examples to train on: the table of examples is empty.")
+        if self.counts.not_finite == self.counts.minibatches:
+            raise UserError(
+                "No minibatch gave a finite parameter change: the learning rate is too high or the model has diverged. "
+                "No model was written."
+            )
+        if not any(entry.overall.weight for entry in self.logs.values()):
+            raise UserError("All examples have weight zero: there was nothing to train on.")
+
+
+def train_shard(network: Network, minibatches: Iterable[Minibatch], options: TrainerOptions) -> Trainer:
+    """Train ``network`` in place on all of ``minibatches`` and print the final lines; returns the trainer."""
+    keep_freed_memory()
+    trainer = Trainer(network, options)
+    for minibatch in minibatches:
+        trainer.train(minibatch)
+    trainer.report()
+    log.verbose(1, f"Trained on {trainer.minibatches} minibatches.")
+    return trainer

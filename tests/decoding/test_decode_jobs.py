@@ -1,0 +1,113 @@
+"""steps/decode.py: jobs, several scales, what is left behind and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnet3py.decoding.decode_jobs import scales
+from nnet3py.decoding.graph import make_graph_dir
+from nnet3py.decoding.score import read_transcripts
+from nnet3py.errors import UserError
+from nnet3py.tables.holders import MATRIX
+from nnet3py.tables.table import TableWriter
+
+pytest.importorskip("kaldi_decoder")
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = [f"s{speaker}-u{number}" for speaker in (1, 2) for number in range(3)]
+
+CONFIG = """\
+input-node name=input dim=4
+component name=affine type=NaturalGradientAffineComponent input-dim=4 output-dim={pdfs} param-stddev=1
+component-node name=affine component=affine input=input
+component name=log_softmax type=LogSoftmaxComponent dim={pdfs}
+component-node name=log_softmax component=log_softmax input=affine
+output-node name=output input=log_softmax objective=linear
+"""
+
+
+def shell(command: str, cwd: Path) -> None:
+    done = subprocess.run(["bash", "-c", command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def decode(work: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "steps" / "decode.py"), *options, "graph", "data", "nnet/decode"]
+    return subprocess.run(command, cwd=work, capture_output=True, text=True)
+
+
+@pytest.fixture
+def work(language: Path, model_dir: Path, tmp_path: Path) -> Path:
+    """A graph, a data directory with random features and an untrained model."""
+    make_graph_dir(str(language), str(model_dir), str(tmp_path / "graph"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "nnet").mkdir()
+    random = np.random.default_rng(1)
+    with TableWriter(f"ark,scp:{tmp_path}/data/feats.ark,{tmp_path}/data/feats.scp", MATRIX) as writer:
+        for key in KEYS:
+            writer.write(key, random.normal(size=(random.integers(20, 40), 4)).astype(np.float32))
+    (tmp_path / "data" / "utt2spk").write_text("".join(f"{key} {key[:2]}\n" for key in KEYS))
+    (tmp_path / "data" / "spk2utt").write_text(
+        "".join(f"{s} {' '.join(key for key in KEYS if key[:2] == s)}\n" for s in ("s1", "s2"))
+    )
+    pdfs = int((tmp_path / "graph" / "num_pdfs").read_text())
+    (tmp_path / "nnet.config").write_text(CONFIG.format(pdfs=pdfs))
+    shell(
+        "compute-cmvn-stats --spk2utt=ark:data/spk2utt scp:data/feats.scp ark,scp:data/cmvn.ark,data/cmvn.scp && "
+        "nnet-init nnet.config nnet/final.raw && nnet-am-init model/final.mdl nnet/final.raw nnet/final.mdl",
+        tmp_path,
+    )
+    return tmp_path
+
+
+def test_the_number_of_jobs_does_not_change_the_words(work: Path) -> None:
+    found = []
+    for options in (["--nj=1", "--acwt=0.5"], ["--nj=4", "--acwt=0.2,0.5"], ["--nj=50", "--acwt=0.5"]):
+        done = decode(work, *options)
+        assert done.returncode == 0, done.stderr
+        found.append((work / "nnet" / "decode" / "hyp_0.5.txt").read_text())
+        assert list(read_transcripts(work / "nnet" / "decode" / "hyp_0.5.txt")) == KEYS
+    assert found[0] == found[1] == found[2]
+
+
+def test_only_this_decodings_hypotheses_and_logs_are_left(work: Path) -> None:
+    folder = work / "nnet" / "decode"
+    assert decode(work, "--nj=2", "--acwt=0.1,0.2").returncode == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["hyp_0.1.txt", "hyp_0.2.txt", "log"]
+    assert decode(work, "--nj=2", "--acwt=0.3").returncode == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["hyp_0.3.txt", "log"]
+
+
+def test_means_are_subtracted_as_the_training_did(work: Path) -> None:
+    assert decode(work, "--acwt=0.5").returncode == 0
+    plain = (work / "nnet" / "decode" / "log" / "decode_0.5.1.log").read_text()
+    (work / "nnet" / "cmvn_opts").write_text("--norm-means=true --norm-vars=true\n")
+    assert decode(work, "--acwt=0.5").returncode == 0
+    normalised = (work / "nnet" / "decode" / "log" / "decode_0.5.1.log").read_text()
+    assert "--norm-vars=true" in normalised
+    assert "--norm-vars=true" not in plain
+
+
+def test_a_job_that_fails_is_reported_with_its_log(work: Path) -> None:
+    (work / "data" / "feats.scp").write_text("".join(f"{key} nowhere.ark:5\n" for key in KEYS))
+    done = decode(work, "--nj=2")
+    assert done.returncode == 1
+    assert "decode_0.1.JOB.log" in done.stderr
+    assert "nowhere.ark" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_model_is_named(work: Path) -> None:
+    done = decode(work, "--iter=17")
+    assert done.returncode == 1
+    assert "17.mdl" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "0.1,,0.2", "0.1,0.10", "nan", "inf", "0.1, 0.2"])
+def test_scales_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--acwt"):
+        scales(text)

@@ -1,0 +1,71 @@
+"""Word error rates against counts made by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnet3py.decoding.score import error_rate, read_transcripts
+from nnet3py.errors import UserError
+
+pytest.importorskip("kaldialign")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_errors_are_counted_by_kind() -> None:
+    references = {"a": ["one", "two", "three"], "b": ["four"], "c": ["five", "six"]}
+    hypotheses = {"a": ["one", "oh", "three", "nine"], "b": ["four"], "c": ["six"]}
+    rate = error_rate(references, hypotheses)
+    assert (rate.substitutions, rate.insertions, rate.deletions) == (1, 1, 1)
+    assert str(rate) == "%WER 50.00 [ 3 / 6, 1 ins, 1 del, 1 sub ]\n%SER 66.67 [ 2 / 3 ]"
+
+
+def test_an_absent_hypothesis_counts_as_deleted_words() -> None:
+    rate = error_rate({"a": ["one", "two"], "b": ["three"]}, {"b": ["three"], "other": ["x"]})
+    assert (rate.deletions, rate.errors, rate.absent, rate.wrong_utterances) == (2, 2, 1, 1)
+    assert "[PARTIAL]" in str(rate)
+
+
+def test_transcripts_that_share_no_utterance_are_refused() -> None:
+    with pytest.raises(UserError, match="same data"):
+        error_rate({"a": ["one"]}, {"b": ["one"]})
+
+
+def test_references_without_a_word_are_refused() -> None:
+    with pytest.raises(UserError, match="no word"):
+        error_rate({"a": []}, {"a": []})
+
+
+def test_an_utterance_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a one\na two\n")
+    with pytest.raises(UserError, match=r"text:2.*second time"):
+        read_transcripts(tmp_path / "text")
+
+
+def score(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "steps" / "score.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_program_scores_every_scale_and_prints_the_best(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a one two\nb three\n")
+    decoded = tmp_path / "decode"
+    decoded.mkdir()
+    (decoded / "hyp_0.1.txt").write_text("a one\nb three\n")
+    (decoded / "hyp_0.25.txt").write_text("a one two\nb three\n")
+    (decoded / "hyp_0.3.txt").write_text("a one two\nb three\n")
+    done = score(tmp_path, decoded)
+    assert done.stdout == f"%WER 0.00 [ 0 / 3, 0 ins, 0 del, 0 sub ] {decoded}/wer_0.25\n"
+    assert (decoded / "best_acwt").read_text() == "0.25\n"
+    assert (decoded / "wer_0.1").read_text().startswith("%WER 33.33 [ 1 / 3, 0 ins, 1 del, 0 sub ]")
+
+
+def test_the_program_says_what_to_do_without_hypotheses(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a one\n")
+    done = score(tmp_path, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("ERROR (") == 1
+    assert "steps/decode.py" in done.stderr

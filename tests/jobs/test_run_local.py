@@ -1,0 +1,237 @@
+"""run-local: quoting, numbering, logs, failures, slots and endings, on real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nnet3py.errors import UserError
+from nnet3py.jobs import command_line, local, log_file
+
+
+def run_local(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["run-local", *words], cwd=cwd, capture_output=True, text=True)
+
+
+def output_of(log: Path) -> list[str]:
+    """What the job printed: the log without the engine's own lines."""
+    return [line for line in log.read_text().splitlines() if not line.startswith("#")]
+
+
+def wait_until(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_job_numbers_replace_the_name_in_the_log_and_the_command(tmp_path: Path) -> None:
+    done = run_local("JOB=2:4", "log/x.JOB.log", "echo", "in.JOB.ark", "a JOB b", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name: output_of(path) for path in (tmp_path / "log").iterdir()} == {
+        f"x.{n}.log": [f"in.{n}.ark a {n} b"] for n in (2, 3, 4)
+    }
+
+
+def test_any_name_serves_for_the_job_number(tmp_path: Path) -> None:
+    assert run_local("n=1:2", "x.n.log", "expr", "10", "+", "n", cwd=tmp_path).returncode == 0
+    assert output_of(tmp_path / "x.2.log") == ["12"]
+
+
+def test_a_log_has_the_lines_that_kaldis_scripts_read(tmp_path: Path) -> None:
+    run_local("x.log", "echo", "hello", cwd=tmp_path)
+    lines = (tmp_path / "x.log").read_text().splitlines()
+    assert lines[0] == "# echo hello"
+    assert lines[1].startswith("# Started at ")
+    assert lines[2:4] == ["#", "hello"]
+    assert re.fullmatch(r"# Accounting: time=\d+ threads=1", lines[4])
+    assert re.fullmatch(r"# Ended \(code 0\) at .+, elapsed time \d+ seconds", lines[5])
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize(
+    ("argument", "seen"),
+    [
+        ("ark:copy-feats ark:x ark:- |", "ark:copy-feats ark:x ark:- |"),
+        ('say "hi there" now', 'say "hi there" now'),
+        ("it's here", "it's here"),
+        ("""both "one" and 'two' x""", """both "one" and 'two' x"""),
+        ("sum $((3 + 4))", "sum 7"),
+        ("$((3+4))", "7"),
+        ("", ""),
+        ("a\tb", "a\tb"),
+    ],
+)
+def test_an_argument_stays_one_argument(argument: str, seen: str, tmp_path: Path) -> None:
+    script = tmp_path / "show.py"
+    script.write_text("import sys\nprint(repr(sys.argv[1:]))\n")
+    done = run_local("x.log", sys.executable, str(script), argument, "last", cwd=tmp_path)
+    assert done.returncode == 0
+    assert output_of(tmp_path / "x.log") == [repr([seen, "last"])]
+
+
+def test_shell_syntax_as_an_argument_of_its_own_joins_programs(tmp_path: Path) -> None:
+    run_local("x.log", "echo", "abc", "|", "tr", "a-z", "A-Z", "&&", "echo", "second", ">out", cwd=tmp_path)
+    assert output_of(tmp_path / "x.log") == ["ABC"]
+    assert (tmp_path / "out").read_text() == "second\n"
+
+
+def test_options_of_other_engines_are_passed_over_with_their_values(tmp_path: Path) -> None:
+    words = ["--mem", "4G", "-V", "-l", "arch=*64", "--gpu", "0", "-pe", "smp", "2", "JOB=1:2", "--num-threads=1"]
+    done = run_local(*words, "x.JOB.log", "echo", "JOB", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert output_of(tmp_path / "x.2.log") == ["2"]
+
+
+def test_a_very_long_command_line_runs(tmp_path: Path) -> None:
+    names = [f"{tmp_path}/{n:06d}.raw" for n in range(4000)]  # more bytes than one argument of a process may have
+    done = run_local("x.log", "echo", *names, "|", "wc", "-w", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert output_of(tmp_path / "x.log") == ["4000"]
+
+
+def test_a_failed_job_is_reported_with_its_log_and_last_lines_and_others_run_on(tmp_path: Path) -> None:
+    script = "echo before; if [ JOB = 2 ]; then echo 'no such key' >&2; exit 3; fi; echo fine"
+    done = run_local("JOB=1:3", "log/x.JOB.log", "bash", "-c", script, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("ERROR (run-local") == 1
+    assert "1 of 3 jobs failed (2)" in done.stderr
+    assert "log/x.2.log ends:" in done.stderr
+    assert "no such key" in done.stderr
+    assert log_file.status(str(tmp_path / "log/x.2.log")) == 3
+    assert [log_file.status(str(tmp_path / f"log/x.{n}.log")) for n in (1, 3)] == [0, 0]
+
+
+def test_a_job_killed_by_a_signal_fails(tmp_path: Path) -> None:
+    assert run_local("x.log", "kill", "-9", "$$", cwd=tmp_path).returncode == 1
+    assert "# Ended (code 0; signal 9)" in (tmp_path / "x.log").read_text()
+    assert log_file.status(str(tmp_path / "x.log")) == 137
+
+
+def test_several_jobs_in_one_log_are_refused(tmp_path: Path) -> None:
+    done = run_local("JOB=1:3", "x.log", "touch", "ran", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "JOB" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["JOB=0:3", "x.JOB.log", "true"], ["JOB=3:1", "x.JOB.log", "true"]])
+def test_a_bad_range_of_jobs_is_refused(words: list[str], tmp_path: Path) -> None:
+    done = run_local(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("ERROR (") == 1
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_bad_number_of_slots_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match="max-jobs-run"):
+        command_line.parse(["--max-jobs-run", value, "x.log", "true"])
+
+
+def test_no_more_jobs_run_at_once_than_asked(tmp_path: Path) -> None:
+    script = "touch on.JOB; ls on.* | wc -l; sleep 0.2; rm on.JOB"
+    done = run_local("--max-jobs-run", "2", "JOB=1:5", "x.JOB.log", "bash", "-c", script, cwd=tmp_path)
+    assert done.returncode == 0
+    at_once = [int(output_of(tmp_path / f"x.{n}.log")[0]) for n in range(1, 6)]
+    assert max(at_once) == 2
+
+
+def test_the_smallest_of_several_limits_counts() -> None:
+    invocation = command_line.parse(["--max-jobs-run", "7", "-tc", "3", "JOB=1:9", "x.JOB.log", "true"])
+    assert local.slot_count(invocation) == 3
+
+
+def test_slots_follow_the_cores_and_the_threads_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+
+    def slots(*options: str, jobs: int) -> int:
+        return local.slot_count(command_line.parse([*options, f"JOB=1:{jobs}", "x.JOB.log", "true"]))
+
+    assert slots(jobs=40) == 8
+    assert slots("--num-threads", "4", jobs=40) == 2
+    assert slots("--num-threads", "16", jobs=40) == 1
+    assert slots(jobs=10) == 10  # a few more than the cores: one round
+
+
+def test_pick_runs_only_what_has_not_succeeded(tmp_path: Path) -> None:
+    run_local("JOB=1:3", "x.JOB.log", "test", "JOB", "!=", "2", cwd=tmp_path)
+    again = run_local("--pick", "failed", "JOB=1:3", "x.JOB.log", "touch", "ran.JOB", cwd=tmp_path)
+    assert again.returncode == 0
+    assert [path.name for path in tmp_path.glob("ran.*")] == ["ran.2"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_process_of_every_job(number: signal.Signals, tmp_path: Path) -> None:
+    # The job's program is below run-local's bash; the second job ignores the polite signal.
+    (tmp_path / "job.sh").write_text(
+        "if [ $1 = 2 ]; then\n"
+        "  trap '' TERM\n"
+        "  python3 -c 'import os, time; print(os.getpid(), flush=True); time.sleep(60)' | cat > pid.2\n"
+        "else\n"
+        "  sleep 60 & echo $! > pid.$1; wait\n"
+        "fi\n"
+    )
+    engine = subprocess.Popen(
+        ["run-local", "--max-jobs-run", "2", "JOB=1:3", "x.JOB.log", "bash", "job.sh", "JOB"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pid_files = [tmp_path / "pid.1", tmp_path / "pid.2"]
+    wait_until(lambda: all(path.exists() and path.read_text().strip() for path in pid_files))
+    pids = [int(path.read_text()) for path in pid_files]
+    engine.send_signal(number)
+    _, errors = engine.communicate(timeout=20)
+    assert engine.returncode == 128 + number
+    assert number.name in errors
+    wait_until(lambda: not any(alive(pid) for pid in pids), 2)
+    assert not (tmp_path / "pid.3").exists()
+    assert log_file.status(str(tmp_path / "x.1.log")) == 128 + signal.SIGTERM
+
+
+def test_jobs_end_when_the_driver_that_asked_for_them_is_killed(tmp_path: Path) -> None:
+    driver = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, subprocess, time\n"
+            f"os.environ['{local.DRIVER_PID}'] = str(os.getpid())\n"
+            "subprocess.Popen(['run-local', 'x.log', 'bash', '-c', 'echo $$ > pid; sleep 60; true'])\n"
+            "time.sleep(60)\n",
+        ],
+        cwd=tmp_path,
+    )
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    driver.kill()
+    driver.wait()
+    wait_until(lambda: not alive(int((tmp_path / "pid").read_text())), 10)
+
+
+def test_a_new_run_starts_a_new_log(tmp_path: Path) -> None:
+    run_local("x.log", "echo", "first", cwd=tmp_path)
+    with open(tmp_path / "x.log", "a") as left_behind:  # a job whose engine was killed still has the old log open
+        run_local("x.log", "echo", "second", cwd=tmp_path)
+        left_behind.write("late words\n")
+    assert output_of(tmp_path / "x.log") == ["second"]
+
+
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a file where a directory is needed")
+    done = run_local("log/x.log", "true", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("ERROR (") == 1
+    assert "log/x.log" in done.stderr

@@ -1,0 +1,105 @@
+"""get_egs.py on a tiny corpus: normalised features, a chosen validation set, more archives than files may be open."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+from tiny_corpus import make_corpus
+
+STEPS = Path(__file__).resolve().parents[2] / "steps"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    make_corpus(tmp_path, utterances=12)
+    return tmp_path
+
+
+def get_egs(folder: Path, *options: str, open_files: int | None = None) -> subprocess.CompletedProcess[str]:
+    words = [
+        str(STEPS / "get_egs.py"),
+        "--nj=1",
+        "--left-context=1",
+        "--right-context=1",
+        *options,
+        "data",
+        "ali",
+        "egs",
+    ]
+
+    def limit() -> None:
+        if open_files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, preexec_fn=limit)
+
+
+def keys_in(archives: str, folder: Path) -> list[str]:
+    """The keys of the examples of all archives that a pattern names, in order of the alphabet."""
+    words = ["nnet-copy-egs", f"ark:cat {archives} |", "ark,t:-"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return sorted(re.findall(r"(\S+) <Nnet3Eg>", done.stdout))
+
+
+def test_a_chosen_validation_set_is_used_and_features_are_normalised(corpus: Path) -> None:
+    (corpus / "valid").write_text("s1-u001\ns2-u002 more words\nnot-here\n")
+    lines = (corpus / "data/utt2spk").read_text().split()
+    members: dict[str, list[str]] = {}
+    for utterance, speaker in zip(lines[::2], lines[1::2], strict=True):
+        members.setdefault(speaker, []).append(utterance)
+    (corpus / "data/spk2utt").write_text("".join(f"{s} {' '.join(u)}\n" for s, u in members.items()))
+    command = "compute-cmvn-stats --spk2utt=ark:data/spk2utt scp:data/feats.scp ark,scp:data/cmvn.ark,data/cmvn.scp"
+    subprocess.run(["bash", "-c", command], cwd=corpus, check=True, capture_output=True)
+    done = get_egs(corpus, "--valid-uttlist=valid", "--cmvn-opts=--norm-means=true")
+    assert done.returncode == 0, done.stderr
+    assert (corpus / "egs/valid_uttlist").read_text().split() == ["s1-u001", "s2-u002"]
+    assert "apply-cmvn --norm-means=true" in (corpus / "egs/log/get_egs.1.log").read_text()
+    assert (corpus / "egs/cmvn_opts").read_text() == "--norm-means=true\n"
+    assert (corpus / "egs/.complete").exists()
+
+
+@pytest.mark.slow
+def test_more_archives_than_files_may_be_open_are_made_in_two_rounds(corpus: Path) -> None:
+    done = get_egs(corpus, "--samples-per-iter=2", open_files=40)
+    assert done.returncode == 0, done.stderr
+    info = {path.name: path.read_text().strip() for path in (corpus / "egs/info").iterdir()}
+    archives = sorted((corpus / "egs").glob("egs.*.ark"))
+    assert len(archives) == int(info["num_archives"]) > 40
+    in_many = keys_in("egs/egs.*.ark", corpus)
+    for path in archives:
+        path.unlink()
+    done = get_egs(corpus)
+    assert done.returncode == 0, done.stderr
+    assert len(in_many) > 80
+    assert in_many == keys_in("egs/egs.1.ark", corpus)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: (f / "data/feats.scp").write_text(""), "feats.scp is empty"),
+        (lambda f: (f / "data/feats.scp").unlink(), "feats.scp"),
+        (lambda f: (f / "ali/ali.scp").write_text("other x.ark:1\n"), "has an alignment"),
+        (lambda f: (f / "ali/num_pdfs").unlink(), "num_pdfs"),
+        (lambda f: (f / "ali/num_pdfs").write_text("3\n"), "create_"),
+        (lambda f: (f / "data/feats.ark").write_bytes((f / "data/feats.ark").read_bytes()[:500]), "feats.ark"),
+    ],
+)
+def test_bad_input_is_one_error_and_nothing_is_called_complete(spoil, says: str, corpus: Path) -> None:
+    spoil(corpus)
+    done = get_egs(corpus)
+    assert done.returncode == 1
+    assert len([line for line in done.stderr.splitlines() if line.startswith("ERROR (get_egs.py")]) == 1, done.stderr
+    assert says in done.stderr
+    assert not (corpus / "egs/.complete").exists()
+
+
+def test_too_large_a_subset_is_refused(corpus: Path) -> None:
+    done = get_egs(corpus, "--num-utts-subset=3")
+    assert done.returncode == 1
+    assert "--num-utts-subset" in done.stderr
