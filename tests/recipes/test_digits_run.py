@@ -54,11 +54,11 @@ def test_the_recipe_ends_with_a_table_a_plot_and_words_recognised(folder: Path) 
     assert not re.search("ERROR|Traceback", done.stdout + done.stderr)
 
     # The same command again finds everything made: the models stay as they are.
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("exp/*_job*/final.mdl")}
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("exp/*_*job*/final.mdl")}
     assert len(before) == 4
     done = recipe(folder, "--stop-stage=4")
     assert done.returncode == 0, done.stderr
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("exp/*_job*/final.mdl")} == before
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("exp/*_*job*/final.mdl")} == before
 
 
 def test_other_settings_do_not_mix_with_the_data_there(folder: Path) -> None:
