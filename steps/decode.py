@@ -22,6 +22,12 @@ from nnet3py.program import argument, option, program
 @option(
     "--cmvn-opts", default="", metavar="OPTIONS", help="Options of apply-cmvn; default: <model-dir>/cmvn_opts, or none."
 )
+@option("--online-ivector-dir", default="", metavar="DIR", help="Directory with iVectors for these data.")
+@option("--frames-per-chunk", type=int, default=50, help="Input frames of the chunks that are evaluated separately.")
+@option("--extra-left-context", type=int, default=0, help="Frames on the left beyond what the network needs.")
+@option("--extra-right-context", type=int, default=0, help="Frames on the right beyond what the network needs.")
+@option("--extra-left-context-initial", type=int, default=-1, help="If not negative, instead at an utterance's start.")
+@option("--extra-right-context-final", type=int, default=-1, help="If not negative, instead at an utterance's end.")
 @option("--use-gpu", default="no", metavar="yes|no", help="Option of nnet-compute.")
 @argument("graph_dir", metavar="<graph-dir>")
 @argument("data_dir", metavar="<data-dir>")
@@ -38,12 +44,19 @@ def main(
     max_active: int,
     use_priors: bool,
     cmvn_opts: str,
+    online_ivector_dir: str,
+    frames_per_chunk: int,
+    extra_left_context: int,
+    extra_right_context: int,
+    extra_left_context_initial: int,
+    extra_right_context_final: int,
     use_gpu: str,
 ) -> None:
     """Decode a data directory: features through the network (nnet-compute), the best path through the graph.
 
     Reads feats.scp (and cmvn.scp, utt2spk) of the data directory, HCLG.fst and words.txt of the graph, and the model
-    NAME.mdl in the parent of <decode-dir>. Writes <decode-dir>/hyp_X.txt for each acoustic scale X, in the form of
+    NAME.mdl in the parent of <decode-dir>, with cmvn_opts and frame_subsampling_factor beside it if they are there.
+    Writes <decode-dir>/hyp_X.txt for each acoustic scale X, in the form of
     Kaldi's text, and logs. steps/score.py scores them.
 
     Kaldi counterpart: steps/nnet3/decode.sh, with the best path instead of lattices.
@@ -60,6 +73,14 @@ def main(
         max_active=max_active,
         use_priors=use_priors,
         cmvn_options=cmvn_opts,
+        ivector_dir=online_ivector_dir,
+        chunk_options={
+            "frames-per-chunk": frames_per_chunk,
+            "extra-left-context": extra_left_context,
+            "extra-right-context": extra_right_context,
+            "extra-left-context-initial": extra_left_context_initial,
+            "extra-right-context-final": extra_right_context_final,
+        },
         use_gpu=use_gpu,
     )
     count = decode_data_dir(graph_dir, data_dir, decode_dir, settings)

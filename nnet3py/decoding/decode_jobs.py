@@ -30,6 +30,8 @@ class Decoding:
     max_active: int
     use_priors: bool
     cmvn_options: str
+    ivector_dir: str
+    chunk_options: dict[str, int]
     use_gpu: str
 
 
@@ -135,9 +137,40 @@ def _likelihoods(data_dir: str, folder: Path, model: str, settings: Decoding) ->
         "nnet-compute",
         f"--use-priors={'true' if settings.use_priors else 'false'}",
         f"--use-gpu={settings.use_gpu}",
+        *(f"--{name}={value}" for name, value in settings.chunk_options.items()),
+        *_subsampling(Path(model).parent),
+        *_ivectors(settings.ivector_dir, Path(model).parent),
         model,
         features,
     ]
+
+
+def _subsampling(model_dir: Path) -> list[str]:
+    path = model_dir / "frame_subsampling_factor"
+    return [f"--frame-subsampling-factor={_number(path)}"] if path.is_file() else []
+
+
+def _ivectors(folder: str, model_dir: Path) -> list[str]:
+    """The options for iVectors, which must be of the extractor that the training's were of."""
+    if not folder:
+        return []
+    identities = [Path(directory) / "final.ie.id" for directory in (folder, model_dir)]
+    if all(path.is_file() for path in identities):
+        ours, theirs = (path.read_text().strip() for path in identities)
+        if ours != theirs:
+            raise UserError(
+                f"The iVectors in {folder} are not of the extractor that {model_dir} was trained with (final.ie.id "
+                "differs): extract iVectors with that one."
+            )
+    period = _number(Path(folder) / "ivector_period")
+    return [f"--online-ivectors=scp:{folder}/ivector_online.scp", f"--online-ivector-period={period}"]
+
+
+def _number(path: Path) -> int:
+    text = "".join(read_text_lines(str(path))).strip()
+    if not text.isdigit() or int(text) == 0:
+        raise UserError(f"{path}: expected a number above 0, found {text[:40]!r}.")
+    return int(text)
 
 
 def _in_pipe(word: str) -> str:

@@ -34,6 +34,11 @@ def require_plain_path(option: str, path: str) -> str:
     return path
 
 
+def shell_word(text: str) -> str:
+    """``text`` as one word of a shell command, escaped without quotes: run.pl puts its own around a command."""
+    return re.sub(r"[^\w@%+=:,./~^-]", lambda special: "\\" + special[0], text)
+
+
 def pipe(*commands: str) -> str:
     """Shell commands joined as an rxfilename, ``a | b |``; it fails if any of them fails, not only the last.
 
@@ -41,7 +46,7 @@ def pipe(*commands: str) -> str:
     """
     if len(commands) == 1:
         return f"{commands[0]} |"
-    return f"bash -o pipefail -c '{' | '.join(commands)}' |"
+    return f"bash -o pipefail -c {shlex.quote(' | '.join(commands))} |"
 
 
 def pipeline(*commands: Sequence[str]) -> list[str]:

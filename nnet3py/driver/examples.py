@@ -171,6 +171,7 @@ class _Maker:
         dim = 0
         if options.online_ivector_dir:
             dim = self._dimension("ivector_dim", f"scp:{options.online_ivector_dir}/ivector_online.scp")
+            self._copy_extractor_id()
         self._put("ivector_dim", dim)
         frames = self._count_frames(features)
         archives = frames // (self.frames_per_eg * options.samples_per_iter) + 1
@@ -186,12 +187,23 @@ class _Maker:
         self._put("egs_per_archive", frames // (self.frames_per_eg * archives))
         self._put("left_context", options.left_context)
         self._put("right_context", options.right_context)
+        if options.frame_subsampling_factor != 1:
+            self._put("frame_subsampling_factor", options.frame_subsampling_factor)
         self._put("left_context_initial", options.left_context_initial)
         self._put("right_context_final", options.right_context_final)
         return archives, multiple
 
     def _put(self, name: str, value: object, *, info: bool = True) -> None:
         write_atomically(f"{self.folder}/{'info/' if info else ''}{name}", f"{value}\n")
+
+    def _copy_extractor_id(self) -> None:
+        """By its extractor's id, decoding knows iVectors that do not fit (Kaldi's check_ivectors_compatible.sh)."""
+        for name in ("final.ie.id", "final.ie"):
+            path = f"{self.options.online_ivector_dir}/{name}"
+            if os.path.isfile(path):
+                identity = "\n".join(read_lines(path)) if name == "final.ie.id" else _md5(path)
+                self._put("final.ie.id", identity)
+                return
 
     def _dimension(self, name: str, rspecifier: str) -> int:
         target = f"{self.folder}/info/{name}"
@@ -304,6 +316,8 @@ class _Maker:
             f"--compress={str(options.compress).lower()}",
             f"--num-frames={options.frames_per_eg}",
         ]
+        if options.frame_subsampling_factor != 1:
+            command.append(f"--frame-subsampling-factor={options.frame_subsampling_factor}")
         if options.left_context_initial >= 0:
             command.append(f"--left-context-initial={options.left_context_initial}")
         if options.right_context_final >= 0:
@@ -399,6 +413,11 @@ def _read_number(path: str) -> int:
     if not text.isdigit():
         raise UserError(f"{path}: expected a number, found {text[:40]!r}.")
     return int(text)
+
+
+def _md5(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.md5(file.read(), usedforsecurity=False).hexdigest()
 
 
 def _job_order(path: str) -> tuple[int, str]:

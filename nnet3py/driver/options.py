@@ -110,6 +110,19 @@ class TrainingOptions:
         type=click.IntRange(0),
     )
 
+    chunk_left_context_initial: int = _option(
+        "--egs.chunk-left-context-initial",
+        -1,
+        "The same on the left of an utterance's first example, if not negative.",
+        type=click.IntRange(-1),
+    )
+    chunk_right_context_final: int = _option(
+        "--egs.chunk-right-context-final",
+        -1,
+        "The same on the right of an utterance's last example, if not negative.",
+        type=click.IntRange(-1),
+    )
+
     input_model: str = _option("--trainer.input-model", "", "Start from this model; configs/ is not read then.")
     srand: int = _option("--trainer.srand", 0, "Seed of initialisation and shuffling.", type=click.IntRange(0))
     num_epochs: float = _option("--trainer.num-epochs", 8.0, "Passes over the data.")
@@ -141,6 +154,18 @@ class TrainingOptions:
         "configs/final.config, or layer1.config, is what training starts from. 0 adds none.",
         type=click.IntRange(0),
     )
+    dropout_schedule: str = _option(
+        "--trainer.dropout-schedule",
+        "",
+        "How the dropout proportion changes with the data seen: 0,0.2@0.5,0 goes from 0 to 0.2 at half of the data and "
+        "back; several, separated by spaces, have the pattern of the components first, as in final*=0,0.5,0.",
+    )
+    compute_per_dim_accuracy: bool = _option(
+        "--trainer.compute-per-dim-accuracy",
+        False,
+        "Have the logs of the diagnostics say the accuracy of each class.",
+        affects_model=False,
+    )
     rand_prune: float = _option("--trainer.lda.rand-prune", 4.0, "Random pruning of the transform's statistics.")
     max_lda_jobs: int = _option(
         "--trainer.lda.max-lda-jobs", 10, "Most archives read for the transform's statistics.", type=click.IntRange(1)
@@ -170,6 +195,17 @@ class TrainingOptions:
         "--trainer.optimization.minibatch-size", "512", "Examples in a minibatch, or rules as nnet-merge-egs has them."
     )
     momentum: float = _option("--trainer.optimization.momentum", 0.0, "Momentum; the effective rate stays the same.")
+    backstitch_training_scale: float = _option(
+        "--trainer.optimization.backstitch-training-scale",
+        0.0,
+        "Backstitch: the share of a step that is first taken backwards; 0 is off.",
+    )
+    backstitch_training_interval: int = _option(
+        "--trainer.optimization.backstitch-training-interval",
+        1,
+        "Backstitch on every so many minibatches.",
+        type=click.IntRange(1),
+    )
     proportional_shrink: float = _option(
         "--trainer.optimization.proportional-shrink",
         0.0,
@@ -185,6 +221,12 @@ class TrainingOptions:
     )
     max_objective_evaluations: int = _option(
         "--trainer.optimization.max-objective-evaluations", 30, "Most evaluations of the objective in combining."
+    )
+    sum_to_one_penalty: float = _option(
+        "--trainer.optimization.combine-sum-to-one-penalty",
+        0.0,
+        "Accepted as in Kaldi, where it has no effect any more.",
+        affects_model=False,
     )
 
     cleanup: bool = _option("--cleanup", True, "Remove models that nothing needs any more.", affects_model=False)
@@ -217,6 +259,12 @@ class EgsOptions:
     )
     samples_per_iter: int = _option(
         "--samples-per-iter", 400000, "About how many examples an archive holds.", type=click.IntRange(1)
+    )
+    frame_subsampling_factor: int = _option(
+        "--frame-subsampling-factor",
+        1,
+        "Frames of features to one of the alignment, where that is of a lower rate.",
+        type=click.IntRange(1),
     )
     num_utts_subset: int = _option(
         "--num-utts-subset",

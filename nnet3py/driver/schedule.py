@@ -33,6 +33,7 @@ class Iteration:
         jobs: how many models are trained on a shard each.
         archives_before: archives processed before it.
         epoch: the same in passes over the data.
+        share: the same as a share of all data that training will see.
         learning_rate: the actual rate of each job.
         adds_layer: the number of the layer that is added before it (2, 3, ...), or 0.
         averages: whether the jobs' models are averaged; otherwise the best is taken, for the network changes too fast.
@@ -42,6 +43,7 @@ class Iteration:
     jobs: int
     archives_before: int
     epoch: float
+    share: float
     learning_rate: float
     adds_layer: int = 0
 
@@ -140,7 +142,8 @@ class Schedule:
         for index in range(self.num_iterations):
             jobs = self.jobs(index)
             rate = jobs * self.effective_rate(index, archives)
-            out.append(Iteration(index, jobs, archives, self.epoch(archives), rate, self.adds_layer(index)))
+            share = archives / self.archives_to_process
+            out.append(Iteration(index, jobs, archives, self.epoch(archives), share, rate, self.adds_layer(index)))
             archives += jobs
         return out
 

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from nnet3py import log
 from nnet3py.driver import minibatch_size
 from nnet3py.driver.diagnostics import Probability, read_probability, read_training_objective, select_models
-from nnet3py.driver.engine import Engine, Running, pipe, pipeline, require_plain_path
+from nnet3py.driver.dropout_schedule import edits, parse_dropout_schedules
+from nnet3py.driver.engine import Engine, Running, pipe, pipeline, require_plain_path, shell_word
 from nnet3py.driver.experiment import (
     Experiment,
     copy_atomically,
@@ -48,6 +49,14 @@ from nnet3py.jobs.local import DRIVER_PID
 
 _DIAGNOSTIC_MINIBATCH = "1:64"
 _DIAGNOSTIC_SETS = ("valid", "train")
+_KEPT_FOR_DECODING = (
+    "cmvn_opts",
+    "online_cmvn",
+    "global_cmvn.stats",
+    "info/final.ie.id",
+    "info/frame_subsampling_factor",
+)
+"""Files among the examples that Kaldi's steps/nnet3/decode.sh, and ours, look for beside the model."""
 
 
 def train(options: TrainingOptions, *, get_egs: str) -> None:
@@ -80,6 +89,9 @@ def _check(options: TrainingOptions) -> None:
     if options.use_gpu not in ("no", "false"):
         raise UserError(f"--use-gpu={options.use_gpu}: computing on a GPU is not supported yet; leave it at no.")
     minibatch_size.check(options.minibatch_size)
+    parse_dropout_schedules(options.dropout_schedule)
+    if options.backstitch_training_scale > 0 and options.momentum > 0:
+        raise UserError("Backstitch and momentum do not go together: leave one of the two options at 0.")
     _schedule(options, num_archives=10**9, num_layers=1)  # what can be refused before examples are made
     if not options.max_param_change > 0:
         raise UserError(f"--trainer.max-param-change must be above 0, found {options.max_param_change}.")
@@ -121,6 +133,7 @@ class _Training:
         self.experiment = Experiment(options.dir)
         self.egs_folder = options.egs_dir or f"{options.dir}/egs"
         self.layers = self._layers()
+        self.dropout_schedules = parse_dropout_schedules(options.dropout_schedule)
 
     # The stages in order. Each runs if its result is missing.
 
@@ -231,7 +244,7 @@ class _Training:
         self.experiment.remove("final.mdl", "final.priors")
 
     def _copy_alignment_files(self) -> None:
-        for name in ("phones.txt", "tree"):
+        for name in ("phones.txt", "tree", "num_jobs"):
             source = f"{self.options.ali_dir}/{name}"
             if os.path.isfile(source):
                 copy_atomically(source, self.experiment.path(name))
@@ -284,6 +297,8 @@ class _Training:
             "--left-context": context[0] + options.chunk_left_context,
             "--right-context": context[1] + options.chunk_right_context,
             "--samples-per-iter": options.samples_per_iter,
+            "--left-context-initial": _at_the_edge(context[0], options.chunk_left_context_initial),
+            "--right-context-final": _at_the_edge(context[1], options.chunk_right_context_final),
             "--frames-per-eg": options.frames_per_eg,
             "--srand": options.srand,
             "--stage": options.egs_stage,
@@ -323,9 +338,9 @@ class _Training:
         for name in ["valid_diagnostic.egs", "train_diagnostic.egs", "combine.egs", "egs.1.ark"]:
             if not os.path.isfile(f"{folder}/{name}"):
                 raise UserError(f"Expected {folder}/{name}, found no such file: make the examples again (--stage -4).")
-        for name in ("cmvn_opts", "online_cmvn", "global_cmvn.stats"):
+        for name in _KEPT_FOR_DECODING:
             if os.path.isfile(f"{folder}/{name}"):
-                copy_atomically(f"{folder}/{name}", self.experiment.path(name))
+                copy_atomically(f"{folder}/{name}", self.experiment.path(os.path.basename(name)))
         return egs
 
     def _require_context(self, egs: _Egs, context: tuple[int, int]) -> None:
@@ -459,6 +474,8 @@ class _Training:
             "nnet-train-shard",
             f"--update={options.update_method}",
             f"--momentum={options.momentum:g}",
+            f"--backstitch-training-scale={options.backstitch_training_scale:g}",
+            f"--backstitch-training-interval={options.backstitch_training_interval}",
             f"--max-param-change={max_change:.8g}",
             f"--l2-regularize-factor={1 / iteration.jobs:.8g}",
             f"--srand={index + options.srand}",
@@ -469,14 +486,18 @@ class _Training:
         ]
 
     def _model_to_train(self, iteration: Iteration) -> str:
-        """The model that an iteration starts from, at its learning rate, shrunk and with a new layer where asked."""
+        """The model that an iteration starts from, with its learning rate, shrinking, dropout and new layer."""
         shrink = 1 - self.options.proportional_shrink * iteration.learning_rate
         if shrink <= 0.5:
             raise UserError(
                 f"--trainer.optimization.proportional-shrink is too large: parameters would be scaled by {shrink:.3g}."
             )
         scale = f" --scale={shrink:.8g}" if shrink != 1 else ""
-        copy = f"nnet-copy --learning-rate={iteration.learning_rate:.8g}{scale} {self._raw(iteration.index)} -"
+        dropout = ""
+        if self.dropout_schedules:
+            dropout = f" --edits={shell_word(edits(self.dropout_schedules, iteration.share))}"
+        rate = f"--learning-rate={iteration.learning_rate:.8g}"
+        copy = f"nnet-copy {rate}{scale}{dropout} {self._raw(iteration.index)} -"
         if not iteration.adds_layer:
             return f"{copy} |"
         config = self.layers[iteration.adds_layer - 2]
@@ -509,11 +530,14 @@ class _Training:
             if log_file.status(self.experiment.log(name)) == 0 and self._newer(self.experiment.log(name), model):
                 continue
             examples = f"ark:{self.experiment.path(f'{kind}_diagnostic.minibatches')}"
-            command = ["nnet-compute-prob", self._raw(model), examples]
+            command = ["nnet-compute-prob", *self._probability_options(), self._raw(model), examples]
             running.append(self.engine.start(self.experiment.log(name), command, what=f"Diagnostics of model {model}"))
         if isinstance(model, int) and model > 0 and not schedule.adds_layer(model - 1):
             running += self._start_comparison(model)
         return running
+
+    def _probability_options(self) -> list[str]:
+        return ["--compute-per-dim-accuracy=true"] if self.options.compute_per_dim_accuracy else []
 
     def _newer(self, path: str, model: int | str) -> bool:
         return os.path.getmtime(path) >= os.path.getmtime(self._raw(model))
@@ -718,6 +742,11 @@ def _info_files(folder: str) -> dict[str, object]:
         with open(f"{folder}/info/{name}", encoding="utf-8") as file:
             out[f"{folder}/info/{name}"] = file.read().strip()
     return out
+
+
+def _at_the_edge(context: int, chunk_context: int) -> int:
+    """Frames of context at an utterance's edge; negative where it is what it is elsewhere."""
+    return context + chunk_context if chunk_context >= 0 else -1
 
 
 def _read_vars(path: str) -> tuple[int, int]:

@@ -92,6 +92,37 @@ def test_means_are_subtracted_as_the_training_did(work: Path) -> None:
     assert "--norm-vars=true" not in plain
 
 
+def test_ivectors_and_subsampling_reach_the_network_and_a_foreign_extractor_is_refused(work: Path) -> None:
+    pdfs = (work / "graph" / "num_pdfs").read_text().strip()
+    (work / "nnet.config").write_text(
+        "input-node name=input dim=4\ninput-node name=ivector dim=3\n"
+        + CONFIG.format(pdfs=pdfs)
+        .replace("input-node name=input dim=4\n", "")
+        .replace("input-dim=4", "input-dim=7")
+        .replace("input=input", "input=Append(input, ReplaceIndex(ivector, t, 0))")
+    )
+    shell(
+        "nnet-init nnet.config nnet/final.raw && nnet-am-init model/final.mdl nnet/final.raw nnet/final.mdl && "
+        "mkdir ivectors && echo 10 > ivectors/ivector_period && echo one > ivectors/final.ie.id && "
+        "echo one > nnet/final.ie.id && echo 2 > nnet/frame_subsampling_factor",
+        work,
+    )
+    random = np.random.default_rng(2)
+    with TableWriter(f"ark,scp:{work}/ivectors/i.ark,{work}/ivectors/ivector_online.scp", MATRIX) as writer:
+        for key in KEYS:
+            writer.write(key, random.normal(size=(4, 3)).astype(np.float32))
+    options = ["--online-ivector-dir=ivectors", "--frames-per-chunk=20", "--acwt=0.5"]
+    done = decode(work, *options)
+    assert done.returncode == 0, done.stderr
+    log = (work / "nnet" / "decode" / "log" / "decode_0.5.1.log").read_text()
+    for word in ("--online-ivector-period=10", "--frame-subsampling-factor=2", "--frames-per-chunk=20"):
+        assert word in log
+    (work / "nnet" / "final.ie.id").write_text("two\n")
+    refused = decode(work, *options)
+    assert refused.returncode == 1
+    assert "final.ie.id" in refused.stderr
+
+
 def test_a_job_that_fails_is_reported_with_its_log(work: Path) -> None:
     (work / "data" / "feats.scp").write_text("".join(f"{key} nowhere.ark:5\n" for key in KEYS))
     done = decode(work, "--nj=2")

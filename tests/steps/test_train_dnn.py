@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_corpus import INIT_CONFIG, LAYER2_CONFIG, NUM_PDFS, final_config, make_corpus
+from tiny_corpus import FEAT_DIM, INIT_CONFIG, LAYER2_CONFIG, NUM_PDFS, SPLICED, final_config, make_corpus
 
 from nnet3py.driver.report import read_progress
 from nnet3py.driver.schedule import shard
@@ -350,6 +350,46 @@ def test_layers_can_be_added_one_by_one(copy: Path) -> None:
         assert ("affine2" in info) == grown
     assert not (experiment / "log/average.1.log").exists(), "after a change of shape the best model is taken"
     assert not (experiment / "log/progress.2.log").exists(), "models of different shapes cannot be compared"
+
+
+def test_dropout_follows_its_schedule_also_where_a_layer_is_added(copy: Path) -> None:
+    dropout = (
+        f"component name=dropout type=DropoutComponent dim={3 * FEAT_DIM} dropout-proportion=0\n"
+        f"component-node name=dropout component=dropout input={SPLICED}\n"
+    )
+    lines = final_config().replace(f"component=affine1 input={SPLICED}", "component=affine1 input=dropout")
+    experiment = add_experiment(copy, "dropping", config=lines.replace("\n", "\n" + dropout, 1))
+    (experiment / "configs/layer2.config").write_text(LAYER2_CONFIG)
+    done = train(
+        copy,
+        "--trainer.add-layers-period=1",
+        "--trainer.dropout-schedule=*=0.1,0.1 dropout=0.2,0.5",
+        "--trainer.optimization.backstitch-training-scale=0.3",
+        "--trainer.optimization.backstitch-training-interval=2",
+        "--trainer.compute-per-dim-accuracy=true",
+        "--egs.dir=exp/egs",
+        "--cleanup=false",
+        directory="dropping",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = read_progress(str(experiment / "progress.tsv"))
+    seen = rows[1].epoch  # of one
+    for model, proportion in ((1, 0.2), (2, 0.2 + 0.3 * seen)):
+        info = subprocess.run(["nnet-info", str(experiment / f"{model}.raw")], capture_output=True, text=True).stdout
+        found = re.search(r"dropout-proportion=([0-9.]+)", info)
+        assert found is not None
+        assert float(found[1]) == pytest.approx(proportion, abs=1e-4)
+    assert "output_backstitch" in (experiment / "log/train.1.1.log").read_text()
+    assert "per-dim" in (experiment / "log/compute_prob_valid.1.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "option", ["--trainer.dropout-schedule=0.5", "--trainer.optimization.backstitch-training-scale=0.3"]
+)
+def test_options_that_make_no_sense_are_refused_before_anything_runs(copy: Path, option: str) -> None:
+    add_experiment(copy, "new", config=final_config())
+    one_error(train(copy, option, "--trainer.optimization.momentum=0.9", directory="new"))
+    assert not (copy / "new/egs").exists()
 
 
 @pytest.mark.slow
