@@ -1,4 +1,17 @@
-"""Whole training runs against Kaldi's: the same start and minibatches give the same change of the parameters."""
+"""Whole training runs against Kaldi's: the same start and minibatches give the same change of the parameters.
+
+How near two runs can be. Plain SGD is stable: Kaldi built again (commit f400766, OpenBLAS 0.3.21) repeats its reference
+to the bit with one of OpenBLAS's kernels (HASWELL) and to 8e-6 with others. The natural-gradient runs start where the
+last layer is zero and a minibatch has few classes, so that the scatter of its derivatives is singular to single
+precision: rounding decides which directions the estimate takes up, and the runs part. Kaldi's nnet3-train itself, with
+nothing changed but OPENBLAS_CORETYPE (HASWELL, SANDYBRIDGE, NEHALEM, SKYLAKEX), comes only so near to its reference:
+
+    parameters' change   pnorm 1.0e-2 to 2.8e-2, pnorm_momentum 0.9e-2 to 2.5e-2, sigmoid_mixtures 1.1e-3 to 1.7e-3
+    objective lines      pnorm 8e-4 to 1.4e-3, pnorm_momentum 8e-4 to 1.1e-3, sigmoid_mixtures 2e-6 to 1e-5
+
+Hence the tolerances below. From a start that is not singular (``train/pnorm.final.raw``, ten minibatches of 64 examples
+of 8 frames) the four Kaldi runs agree to 4e-5, and ours with them to 2e-5.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +25,6 @@ import pytest
 from nnet3py.nnet.model_file import read_network
 from nnet3py.train.minibatch_stream import minibatches
 from nnet3py.train.trainer import TrainerOptions, train_shard
-
-_NOISE = (
-    "natural gradient of the last layer starts on a minibatch of few classes, whose scatter is singular to single "
-    "precision: the directions it takes up there are decided by rounding. Kaldi's own algorithm in float32, with its "
-    "products disturbed in the last bit, differs from itself by 1e-2 and from this reference by 2e-2"
-)
 
 # name, archive, options of the run
 RUNS = {
@@ -69,22 +76,12 @@ def test_sigmoid_mixtures_are_trained_as_kaldi_does(kaldi_reference: Path, capsy
 
 
 @pytest.mark.parametrize("name", ["pnorm", "pnorm_momentum"])
-def test_natural_gradient_is_as_near_kaldi_as_rounding_allows(
+def test_natural_gradient_is_as_near_to_kaldi_as_kaldi_is_to_itself(
     kaldi_reference: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     errors, objective_error = _train(kaldi_reference / "train", name, capsys)
-    assert max(errors.values()) < 4e-2, errors
-    assert objective_error < 2.5e-3
-
-
-@pytest.mark.xfail(reason=_NOISE, strict=True)
-@pytest.mark.parametrize("name", ["pnorm", "pnorm_momentum", "sigmoid_mixtures"])
-def test_natural_gradient_changes_every_parameter_as_kaldi_does(
-    kaldi_reference: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    errors, objective_error = _train(kaldi_reference / "train", name, capsys)
-    assert max(errors.values()) < 1e-3, errors
-    assert objective_error < 1e-4
+    assert max(errors.values()) < 3.5e-2, errors
+    assert objective_error < 2e-3
 
 
 # Kaldi draws at random here: when statistics of rectified units are stored and repaired, and when the orthonormal
