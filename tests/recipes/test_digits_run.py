@@ -53,6 +53,10 @@ def test_the_recipe_ends_with_a_table_a_plot_and_words_recognised(folder: Path) 
     assert (folder / "exp" / "convergence.png").read_bytes().startswith(b"\x89PNG")
     assert not re.search("ERROR|Traceback", done.stdout + done.stderr)
 
+    # What Kaldi's steps/nnet3/decode.sh looks for beside the model.
+    beside = {path.name for path in (folder / "exp" / "ng_1job").iterdir()}
+    assert {"final.mdl", "tree", "phones.txt", "num_jobs", "cmvn_opts"} <= beside
+
     # The same command again finds everything made: the models stay as they are.
     before = {path: path.stat().st_mtime_ns for path in folder.glob("exp/*_*job*/final.mdl")}
     assert len(before) == 4

@@ -16,7 +16,8 @@ def main(data_dir: str, lang_dir: str, ali_dir: str, nj: int) -> None:
     """Write <ali-dir>/ali.N.gz: a transition-id for each frame, from the phone times in <data-dir>/phones.ctm.
 
     Reads utt2num_frames of the data and topo and phones.txt of the language. Also writes final.mdl (the transition
-    model of a monophone system, nothing after it), tree, num_jobs and num_pdfs, as Kaldi's training leaves them.
+    model of a monophone system, nothing after it), tree, phones.txt, num_jobs and num_pdfs, as Kaldi's training leaves
+    them.
 
     Kaldi counterpart: steps/align_si.sh, without a model that aligns.
     """
@@ -53,6 +54,7 @@ def main(data_dir: str, lang_dir: str, ali_dir: str, nj: int) -> None:
         write_header(sink, True)
         write_transition_model_to(sink, model, True)
     Path(ali_dir, "tree").write_text(monophone_tree_text(topology))
+    Path(ali_dir, "phones.txt").write_text(Path(lang_dir, "phones.txt").read_text())
     Path(ali_dir, "num_jobs").write_text(f"{nj}\n")
     Path(ali_dir, "num_pdfs").write_text(f"{model.num_pdfs}\n")
     frames = left_out = 0
