@@ -32,9 +32,13 @@ def verbose_level() -> int:
     return _verbose_level
 
 
-def log(text: str) -> None:
-    """A line of ordinary progress or result."""
-    _write("LOG", text, sys._getframe(1))
+def log(text: str, kaldi_place: str = "") -> None:
+    """A line of ordinary progress or result.
+
+    ``kaldi_place`` (``PrintTotalStats():nnet-diagnostics.cc:1``) is shown as the place when the program is called by
+    Kaldi's name: Kaldi's reports of a training find the line by it.
+    """
+    _write("LOG", text, sys._getframe(1), place=kaldi_place if _program_name.startswith("nnet3-") else "")
 
 
 def verbose(level: int, text: str) -> None:
@@ -60,9 +64,9 @@ def error(text: str, problem: BaseException | None = None) -> None:
     _write("ERROR", " ".join(text.splitlines()), frame, number)
 
 
-def _write(severity: str, text: str, frame: FrameType, number: int | None = None) -> None:
+def _write(severity: str, text: str, frame: FrameType, number: int | None = None, place: str = "") -> None:
     code = frame.f_code
-    place = f"{code.co_name}():{os.path.basename(code.co_filename)}:{number or frame.f_lineno}"
+    place = place or f"{code.co_name}():{os.path.basename(code.co_filename)}:{number or frame.f_lineno}"
     name = _program_name or os.path.basename(sys.argv[0]) or "python"
     # Control characters that came out of a file (a hostile key, say) must not drive the user's terminal.
     text = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

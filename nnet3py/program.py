@@ -180,7 +180,8 @@ def program(*, usage: str, example: str) -> Callable[[Callable[..., int | None]]
         command.example = example
 
         def run(*, args: list[str] | None = None) -> None:
-            sys.exit(_run(command, function, sys.argv[1:] if args is None else args))
+            called_as = name if args is not None else os.path.basename(sys.argv[0])  # nnet3-copy, say, for a link
+            sys.exit(_run(command, function, sys.argv[1:] if args is None else args, called_as))
 
         run.command = command  # type: ignore[attr-defined]
         run.__doc__ = function.__doc__
@@ -195,8 +196,8 @@ def _with_switches(parameter: click.Parameter) -> click.Parameter:
     return parameter
 
 
-def _run(command: _KaldiCommand, function: Callable[..., int | None], args: list[str]) -> int:
-    log.set_program_name(command.name or "")
+def _run(command: _KaldiCommand, function: Callable[..., int | None], args: list[str], called_as: str) -> int:
+    log.set_program_name(called_as)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `nnet-compute ... | head` ends quietly, as Kaldi's programs do
     temporary_files.remove_on_signals()
     try:
@@ -204,7 +205,7 @@ def _run(command: _KaldiCommand, function: Callable[..., int | None], args: list
             values = dict(context.params)
             log.set_verbose_level(values["verbose"])
             if values["print_args"]:
-                words = [command.name or "", *args]
+                words = [called_as, *args]
                 sys.stderr.write(" ".join(shlex.quote(word) for word in words) + "\n")
             for name in _STANDARD_OPTIONS:
                 del values[name]

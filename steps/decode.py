@@ -56,8 +56,9 @@ def main(
 
     Reads feats.scp (and cmvn.scp, utt2spk) of the data directory, HCLG.fst and words.txt of the graph, and the model
     NAME.mdl in the parent of <decode-dir>, with cmvn_opts and frame_subsampling_factor beside it if they are there.
-    Writes <decode-dir>/hyp_X.txt for each acoustic scale X, in the form of
-    Kaldi's text, and logs. steps/score.py scores them.
+    Features are normalised as in training: where online_cmvn is beside the model, by apply-cmvn-online and
+    global_cmvn.stats. Writes <decode-dir>/hyp_X.txt for each acoustic scale X, in the form of Kaldi's text, and logs.
+    steps/score.py scores them.
 
     Kaldi counterpart: steps/nnet3/decode.sh, with the best path instead of lattices.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import wave
 from pathlib import Path
@@ -29,9 +30,7 @@ input-node name=input dim=13
 output-node name=output input=Append(Offset(input, -2), Offset(input, -1), input, Offset(input, 1), Offset(input, 2))
 """
 
-# A monophone model with one phone of three states, as Kaldi's gmm-init-mono would leave it: transitions only.
-_TRANSITIONS = """\
-<TransitionModel>
+_TOPOLOGY = """\
 <Topology>
 <TopologyEntry>
 <ForPhones>
@@ -43,7 +42,12 @@ _TRANSITIONS = """\
 <State> 3 </State>
 </TopologyEntry>
 </Topology>
-<Triples> 30
+"""
+
+# A monophone model with one phone of three states, as Kaldi's gmm-init-mono would leave it: transitions only.
+_TRANSITIONS = """\
+<TransitionModel>
+{topology}<Triples> 30
 {triples}
 </Triples>
 <LogProbs>
@@ -51,6 +55,8 @@ _TRANSITIONS = """\
 </LogProbs>
 </TransitionModel>
 """
+
+_TREE = "ContextDependency 1 0 ToPdf TE 0 11 ( NULL {branches} )\nEndContextDependency "
 
 
 def _shell(folder: Path, command: str) -> None:
@@ -105,7 +111,11 @@ def make_example_directory(folder: Path) -> Path:
     (folder / "splice.config").write_text(_SPLICE)
     triples = "\n".join(f"{phone} {state} {3 * (phone - 1) + state}" for phone in range(1, 11) for state in range(3))
     log_probs = " ".join(["-0.2876821 -1.386294"] * 30)
-    (folder / "transitions.mdl").write_text(_TRANSITIONS.format(triples=triples, log_probs=log_probs))
+    text = _TRANSITIONS.format(topology=_TOPOLOGY, triples=triples, log_probs=log_probs)
+    (folder / "transitions.mdl").write_text(text)
+    (folder / "topo").write_text(_TOPOLOGY)
+    branches = [f"TE -1 3 ( CE {pdf} CE {pdf + 1} CE {pdf + 2} )" for pdf in range(0, 30, 3)]
+    (folder / "tree").write_text(_TREE.format(branches=" ".join(branches)))
     _write_graph(folder)
     (folder / "priors.vec").write_text(" [ " + " ".join("0.0333333" for _ in range(30)) + " ]\n")
     _shell(folder, "compute-mfcc-feats --sample-frequency=8000 scp:wav.scp ark,scp:feats.ark,feats.scp")
@@ -115,6 +125,10 @@ def make_example_directory(folder: Path) -> Path:
         for line in lengths.stdout.splitlines():
             key, length = line.split()
             file.write(f"{key} {' '.join(str(c) for c in random.integers(0, 30, int(length)))}\n")
+    with open(folder / "ali.txt") as pdfs, gzip.open(folder / "transitions.ali.gz", "wt") as file:
+        for line in pdfs:
+            key, *words = line.split()
+            file.write(f"{key} {' '.join(str(2 * int(pdf) + 1) for pdf in words)}\n")  # the self-loops
     for command in (
         "copy-int-vector ark,t:ali.txt ark:ali.ark",
         "ali-to-post ark:ali.ark ark:post.ark",

@@ -54,6 +54,7 @@ def test_use_gpu_is_accepted_unless_it_insists(data: Path, program: str) -> None
             ["--read-cache=no-such-file", "--write-cache=cache", "--binary-write-cache=false"],
         ),
         (["nnet-average", "1.raw", "2.raw", "{}"], ["--num-threads=3"]),
+        (["nnet-merge-egs", "--minibatch-size=1:8", "ark:egs.ark", "ark:{}"], ["--multilingual-eg=true"]),
     ],
 )
 def test_options_without_effect_change_no_byte(data: Path, words: list[str], options: list[str]) -> None:
@@ -116,6 +117,29 @@ def test_am_copy_scales_after_the_edits_and_copy_before(data: Path) -> None:
     early = read_network(str(data / "raw.scaled")).components["affine1"]
     np.testing.assert_array_equal(late.linear, before)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(early.linear, before * np.float32(0.5))  # type: ignore[attr-defined]
+
+
+def test_am_copy_gives_each_block_of_a_repeated_layer_its_own_parameters(data: Path) -> None:
+    (data / "repeated.config").write_text(
+        "component name=twice type=NaturalGradientRepeatedAffineComponent input-dim=26 output-dim=8 num-repeats=2\n"
+        "component-node name=twice component=twice input=Append(input, input)\noutput-node name=twice-out input=twice\n"
+    )
+    _run(data, "nnet-am-copy", "--nnet-config=repeated.config", "am.mdl", "am.repeated")
+    _run(data, "nnet-am-copy", "--convert-repeated-to-block=true", "am.repeated", "am.block")
+    repeated = read_acoustic_model(str(data / "am.repeated")).network.components["twice"]
+    block = read_acoustic_model(str(data / "am.block")).network.components["twice"]
+    assert block.type_name == "BlockAffineComponent"
+    np.testing.assert_array_equal(block.parameters()["linear"], np.tile(repeated.parameters()["linear"], (2, 1)))
+
+
+def test_copy_splits_a_layer_by_its_singular_values(data: Path) -> None:
+    log = _run(data, "nnet-copy", "--edits=apply-svd name=final* bottleneck-dim=3; reduce-rank name=affine1 rank=2",
+               "1.raw", "svd.raw")  # fmt: skip
+    assert "Decomposed 1 components with SVD." in log
+    info = _run(data, "nnet-info", "svd.raw")
+    assert "component name=final_affine_a type=LinearComponent" in info
+    assert "component name=final_affine_b type=NaturalGradientAffineComponent, input-dim=3" in info
+    _run(data, "nnet-train-shard", "svd.raw", "ark:minibatches.ark", "svd-trained.raw")
 
 
 def test_info_prints_singular_values_when_asked_for_more(data: Path) -> None:

@@ -6,6 +6,7 @@ Source: Kaldi src/decoder/faster-decoder.h, src/bin/decode-faster-mapped.cc.
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,8 @@ class GraphDecoder:
         beam: float = 16.0,
         max_active: int = 2147483647,
         min_active: int = 20,
+        beam_delta: float = 0.5,
+        hash_ratio: float = 2.0,
     ) -> None:
         """
         Args:
@@ -61,10 +64,23 @@ class GraphDecoder:
             pdf_of_transition: (transition-ids + 1,), entry 0 unused: the pdf of each transition-id.
             acoustic_scale: what log-likelihoods are multiplied by, against the graph's costs.
             beam, max_active, min_active: how many hypotheses survive a frame.
+            beam_delta: how much wider the next frame's beam is, where max_active or min_active decided.
+            hash_ratio: buckets of the table of hypotheses for each; changes speed only.
 
         Raises:
-            UserError: the graph is empty or has labels that the model lacks; kaldi-decoder is not installed.
+            UserError: the graph is empty or has labels that the model lacks; a search without hypotheses is asked for;
+                kaldi-decoder is not installed.
         """
+        if max_active < 2 or not 0 <= min_active < max_active or not beam > 0.0:
+            raise UserError(
+                "Expected a beam above 0, at least 2 as --max-active and fewer than that as --min-active, found "
+                f"--beam={beam:g} --max-active={max_active} --min-active={min_active}."
+            )
+        if not (hash_ratio >= 1.0 and beam_delta >= 0.0 and math.isfinite(hash_ratio) and math.isfinite(beam_delta)):
+            raise UserError(
+                "Expected 1 or more as --hash-ratio and 0 or more as --beam-delta, found "
+                f"--hash-ratio={hash_ratio:g} --beam-delta={beam_delta:g}."
+            )
         self._library: Any = import_recipe_library("kaldi_decoder")
         self._fst: Any = import_recipe_library("kaldifst")
         if graph.num_states == 0 or graph.start < 0:
@@ -79,7 +95,9 @@ class GraphDecoder:
         self._columns = np.asarray(pdf_of_transition[1:], dtype=np.intp)
         self._num_pdfs = int(self._columns.max()) + 1
         self._scale = np.float32(acoustic_scale)
-        self._options = self._library.FasterDecoderOptions(beam=beam, max_active=max_active, min_active=min_active)
+        self._options = self._library.FasterDecoderOptions(
+            beam=beam, max_active=max_active, min_active=min_active, beam_delta=beam_delta, hash_ratio=hash_ratio
+        )
 
     def decode(self, log_likelihoods: NDArray[np.float32]) -> BestPath | None:
         """The best path, or None if no path is as long as the utterance.

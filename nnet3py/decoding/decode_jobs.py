@@ -15,6 +15,7 @@ from pathlib import Path
 from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.decoding.score import read_transcripts, write_text
 from nnet3py.errors import UserError
+from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
 from nnet3py.program import reason
 
 
@@ -68,7 +69,8 @@ def decode_data_dir(graph_dir: str, data_dir: str, decode_dir: str, settings: De
     _need(Path(graph_dir) / "HCLG.fst", "make the graph with steps/make_graph.py")
     _need(Path(graph_dir) / "words.txt", "make the graph with steps/make_graph.py")
     _need(model, "train the model, or name another with --iter")
-    num_jobs = _split_features(data_dir, folder, settings.num_jobs)
+    online_cmvn = (model.parent / "online_cmvn").is_file()
+    num_jobs = _split_features(data_dir, folder, settings.num_jobs, by_speaker=online_cmvn)
     likelihoods = _likelihoods(data_dir, folder, os.path.relpath(model), settings)
     stored = folder / "loglikes.JOB.ark"
     if len(settings.acoustic_scales) > 1:
@@ -92,7 +94,7 @@ def decode_data_dir(graph_dir: str, data_dir: str, decode_dir: str, settings: De
         _run_jobs(settings.cmd, num_jobs, folder / "log" / f"decode_{scale}.JOB.log", command)
         counts.append(_gather(folder, scale, num_jobs))
     for job in range(1, num_jobs + 1):
-        for leftover in (folder / f"loglikes.{job}.ark", folder / f"feats.{job}.scp"):
+        for leftover in (folder / f"loglikes.{job}.ark", folder / f"feats.{job}.scp", folder / f"spk2utt.{job}"):
             leftover.unlink(missing_ok=True)
     return counts[0]
 
@@ -102,8 +104,11 @@ def _need(path: Path, advice: str) -> None:
         raise UserError(f"There is no {path}: {advice}.")
 
 
-def _split_features(data_dir: str, folder: Path, num_jobs: int) -> int:
-    """Write ``feats.N.scp``, contiguous parts of the script of features; returns how many, at most one an utterance."""
+def _split_features(data_dir: str, folder: Path, num_jobs: int, *, by_speaker: bool) -> int:
+    """Write ``feats.N.scp``, contiguous parts of the script of features; returns how many, at most one an utterance.
+
+    With ``by_speaker``, no part ends within a speaker, and ``spk2utt.N`` are written.
+    """
     lines = [line for line in read_text_lines(os.path.join(data_dir, "feats.scp")) if line.strip()]
     if not lines:
         raise UserError(f"{data_dir}/feats.scp is empty: make features of this data first.")
@@ -117,10 +122,27 @@ def _split_features(data_dir: str, folder: Path, num_jobs: int) -> int:
             old.unlink()
     except OSError as problem:
         raise UserError(f"Cannot write into {folder}: {reason(problem)}.") from problem
+    if by_speaker:
+        return _split_by_speaker(data_dir, folder, lines, num_jobs)
     for job in range(1, num_jobs + 1):
         first, end = (job - 1) * len(lines) // num_jobs, job * len(lines) // num_jobs
         write_text(folder / f"feats.{job}.scp", "".join(f"{line}\n" for line in lines[first:end]))
     return num_jobs
+
+
+def _split_by_speaker(data_dir: str, folder: Path, lines: list[str], num_jobs: int) -> int:
+    line_of = {line.split()[0]: line for line in lines}
+    path = os.path.join(data_dir, "utt2spk")
+    pairs = [line.split() for line in read_text_lines(path) if line.strip()]
+    speaker_of = {pair[0]: pair[-1] for pair in pairs}
+    for utterance in line_of:
+        if utterance not in speaker_of:
+            raise UserError(f"{path} has no speaker for {utterance}, which normalisation as in training needs.")
+    parts = parts_by_speaker(list(line_of), num_jobs, speaker_of)
+    for job, utterances in enumerate(parts, 1):
+        write_text(folder / f"feats.{job}.scp", "".join(f"{line_of[utterance]}\n" for utterance in utterances))
+        write_text(folder / f"spk2utt.{job}", spk2utt_text(utterances, speaker_of))
+    return len(parts)
 
 
 def _likelihoods(data_dir: str, folder: Path, model: str, settings: Decoding) -> list[str]:
@@ -129,7 +151,10 @@ def _likelihoods(data_dir: str, folder: Path, model: str, settings: Decoding) ->
     with contextlib.suppress(OSError):
         options = options or (Path(model).parent / "cmvn_opts").read_text().strip()
     features = f"scp:{folder}/feats.JOB.scp"
-    if (Path(data_dir) / "cmvn.scp").exists():
+    if (Path(model).parent / "online_cmvn").is_file():
+        speakers = f"--spk2utt=ark:{folder}/spk2utt.JOB {Path(model).parent}/global_cmvn.stats"
+        features = f"ark,s,cs:apply-cmvn-online {options} {speakers} {features} ark:- |"
+    elif (Path(data_dir) / "cmvn.scp").exists():
         features = (
             f"ark,s,cs:apply-cmvn {options} --utt2spk=ark:{data_dir}/utt2spk scp:{data_dir}/cmvn.scp {features} ark:- |"
         )

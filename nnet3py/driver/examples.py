@@ -5,7 +5,8 @@ the rest into examples and deal them out at random; a second round puts each arc
 
 Written in the directory of examples: ``egs.1.ark ...``, ``valid_diagnostic.egs``, ``train_diagnostic.egs``,
 ``combine.egs``, ``info/{feat_dim, ivector_dim, num_frames, num_archives, frames_per_eg, egs_per_archive, left_context,
-right_context, ...}``, ``cmvn_opts``, ``valid_uttlist``, ``train_subset_uttlist``.
+right_context, ...}``, ``cmvn_opts``, ``valid_uttlist``, ``train_subset_uttlist``; with ``--online-cmvn`` also
+``global_cmvn.stats`` and ``online_cmvn``, an empty file that tells decoding.
 
 Source: Kaldi egs/wsj/s5/steps/nnet3/get_egs.sh.
 """
@@ -18,14 +19,16 @@ import os
 import re
 import resource
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nnet3py import log
+from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
 from nnet3py.driver.engine import Engine, Running, pipe, pipeline, require_plain_path
 from nnet3py.driver.experiment import locked, termination_interrupts, write_atomically
 from nnet3py.driver.options import EgsOptions
 from nnet3py.errors import UserError
+from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
 
 _MOST_OPEN_FILES = 512
 _USUAL_SUBSET = 300
@@ -69,6 +72,11 @@ class _Maker:
 
     def run(self) -> None:
         stage = self.options.stage
+        if self.options.online_cmvn and self._normalises_nothing():
+            raise UserError(
+                "--online-cmvn needs options that normalise: give --cmvn-opts=--norm-means=true, say "
+                "(--feat.cmvn-opts of train_dnn.py)."
+            )
         if os.path.exists(f"{self.folder}/.complete"):
             os.unlink(f"{self.folder}/.complete")
         os.makedirs(self.split, exist_ok=True)
@@ -77,21 +85,20 @@ class _Maker:
             self._copy_alignments()
         alignments = read_table(f"{self.folder}/ali.scp")
         valid, subset, train = self._choose(features, alignments)
-        self._write_lists(features, alignments, valid, subset, train)
-        archives, multiple = self._describe(features, train)
+        jobs = self._write_lists(features, alignments, valid, subset, train)
+        if self.options.online_cmvn:
+            self._sum_statistics()
+        archives, multiple = self._describe(features)
         num_pdfs = self._num_pdfs()
         if stage <= 3:
             self._make_diagnostic_sets(num_pdfs)
         if stage <= 4:
-            self._cut(archives // multiple, num_pdfs, jobs=self._jobs(train))
+            self._cut(archives // multiple, num_pdfs, jobs=jobs)
         if stage <= 5:
-            self._shuffle(archives // multiple, multiple, jobs=self._jobs(train))
+            self._shuffle(archives // multiple, multiple, jobs=jobs)
         self._clean_up()
         write_atomically(f"{self.folder}/.complete", "")
         log.log(f"Made {archives} archives of examples in {self.folder}.")
-
-    def _jobs(self, train: list[str]) -> int:
-        return min(self.options.nj, len(train))
 
     # Which utterances are for what.
 
@@ -149,24 +156,51 @@ class _Maker:
         valid: list[str],
         subset: list[str],
         train: list[str],
-    ) -> None:
+    ) -> int:
+        """Write what the jobs read; returns how many jobs there are."""
         write_atomically(f"{self.folder}/valid_uttlist", "".join(f"{utterance}\n" for utterance in valid))
         write_atomically(f"{self.folder}/train_subset_uttlist", "".join(f"{utterance}\n" for utterance in subset))
-        parts: dict[str, list[str]] = {"valid": valid, "train_subset": subset}
-        jobs = self._jobs(train)
-        for job in range(jobs):
-            parts[str(job + 1)] = train[job * len(train) // jobs : (job + 1) * len(train) // jobs]
+        parts: dict[str, Sequence[str]] = {"valid": valid, "train_subset": subset}
+        jobs = min(self.options.nj, len(train))
+        speaker_of = self._speakers([*valid, *train]) if self.options.online_cmvn else {}
+        if speaker_of:
+            of_jobs = parts_by_speaker(train, jobs, speaker_of)
+        else:
+            of_jobs = [train[job * len(train) // jobs : (job + 1) * len(train) // jobs] for job in range(jobs)]
+        parts |= {str(number): part for number, part in enumerate(of_jobs, 1)}
         for name, utterances in parts.items():
             for kind, table in (("feats", features), ("ali", alignments)):
                 lines = "".join(f"{utterance} {table[utterance]}\n" for utterance in utterances)
                 write_atomically(f"{self.split}/{kind}.{name}.scp", lines)
+            if speaker_of:
+                write_atomically(f"{self.split}/spk2utt.{name}", spk2utt_text(utterances, speaker_of))
+        return len(of_jobs)
+
+    def _speakers(self, utterances: list[str]) -> dict[str, str]:
+        path = f"{self.data}/utt2spk"
+        speaker_of = read_table(path)
+        for utterance in utterances:
+            if utterance not in speaker_of:
+                raise UserError(f"{path} has no speaker for {utterance}, which --online-cmvn needs.")
+        return speaker_of
+
+    def _sum_statistics(self) -> None:
+        """The global statistics that normalisation begins with; decoding needs them as well."""
+        source = f"{self.data}/cmvn.scp"
+        if not os.path.isfile(source):
+            raise UserError(f"Expected {source} for --online-cmvn, found none.")
+        target = f"{self.folder}/global_cmvn.stats"
+        self._run("global_cmvn", ["matrix-sum", "--binary=false", f"scp:{source}", target], "Adding up statistics")
 
     # What info/ says.
 
-    def _describe(self, features: dict[str, str], train: list[str]) -> tuple[int, int]:
+    def _describe(self, features: dict[str, str]) -> tuple[int, int]:
         """Write info/; returns the number of archives, and how many of them one file of the first round becomes."""
         options = self.options
         self._put("cmvn_opts", options.cmvn_opts, info=False)
+        _remove([f"{self.folder}/online_cmvn"])
+        if options.online_cmvn:
+            write_atomically(f"{self.folder}/online_cmvn", "")
         self._put("feat_dim", self._dimension("feat_dim", f"scp:{self.split}/feats.1.scp"))
         dim = 0
         if options.online_ivector_dir:
@@ -226,7 +260,7 @@ class _Maker:
         path = f"{self.ali_dir}/num_pdfs"
         if os.path.isfile(path):
             return _read_number(path)
-        if not self._has_transitions():
+        if not has_transition_ids(self.ali_dir):
             raise UserError(f"How many classes are there? Write the number into {path}, or give --num-pdfs.")
         self._run("num_pdfs", ["hmm-info", f"{self.ali_dir}/final.mdl"], "Finding the number of pdfs")
         found = re.search(r"^number of pdfs (\d+)", "\n".join(read_lines(f"{self.folder}/log/num_pdfs.log")), re.M)
@@ -241,14 +275,13 @@ class _Maker:
         if os.path.isfile(f"{self.ali_dir}/ali.scp"):
             shutil.copyfile(f"{self.ali_dir}/ali.scp", f"{self.folder}/ali.scp")
             return
-        for program, pattern in (("gunzip -c", "ali.*.gz"), ("cat", "ali.*.ark"), ("cat", "ali.ark")):
-            files = sorted(glob.glob(f"{self.ali_dir}/{pattern}"), key=_job_order)
-            if files:
-                source = f"ark:{program} {' '.join(files)} |"
-                target = f"ark,scp:{self.folder}/ali.ark,{self.folder}/ali.scp"
-                self._run("copy_alignments", ["copy-int-vector", source, target], "Copying alignments")
-                return
-        raise UserError(f"Expected alignments in {self.ali_dir}: ali.scp, ali.*.gz, ali.*.ark or ali.ark; found none.")
+        source = alignment_rspecifier(self.ali_dir)
+        if source is None:
+            raise UserError(
+                f"Expected alignments in {self.ali_dir}: ali.scp, ali.*.gz, ali.*.ark or ali.ark; found none."
+            )
+        target = f"ark,scp:{self.folder}/ali.ark,{self.folder}/ali.scp"
+        self._run("copy_alignments", ["copy-int-vector", source, target], "Copying alignments")
 
     def _make_diagnostic_sets(self, num_pdfs: int) -> None:
         options, length = self.options, self.frames_per_eg
@@ -330,7 +363,10 @@ class _Maker:
 
     def _features(self, part: str) -> str:
         source = f"scp:{self.split}/feats.{part}.scp"
-        if re.fullmatch(r"\s*--norm-means=false\s+--norm-vars=false\s*", self.options.cmvn_opts):
+        if self.options.online_cmvn:
+            speakers = f"--spk2utt=ark:{self.split}/spk2utt.{part} {self.folder}/global_cmvn.stats"
+            return "ark,s,cs:" + pipe(f"apply-cmvn-online {self.options.cmvn_opts} {speakers} {source} ark:-")
+        if self._normalises_nothing():
             return source  # nothing to apply: one program fewer a job
         for name in ("utt2spk", "cmvn.scp"):
             if not os.path.isfile(f"{self.data}/{name}"):
@@ -338,15 +374,15 @@ class _Maker:
         speakers = f"--utt2spk=ark:{self.data}/utt2spk scp:{self.data}/cmvn.scp"
         return "ark,s,cs:" + pipe(f"apply-cmvn {self.options.cmvn_opts} {speakers} {source} ark:-")
 
+    def _normalises_nothing(self) -> bool:
+        return bool(re.fullmatch(r"\s*--norm-means=false\s+--norm-vars=false\s*", self.options.cmvn_opts))
+
     def _posteriors(self, part: str) -> str:
         source = f"scp:{self.split}/ali.{part}.scp"
-        if not self._has_transitions():
+        if not has_transition_ids(self.ali_dir):
             return "ark,s,cs:" + pipe(f"ali-to-post {source} ark:-")
         model = f"{self.ali_dir}/final.mdl"
         return "ark,s,cs:" + pipe(f"ali-to-pdf {model} {source} ark:-", "ali-to-post ark:- ark:-")
-
-    def _has_transitions(self) -> bool:
-        return os.path.isfile(f"{self.ali_dir}/final.mdl")
 
     def _clean_up(self) -> None:
         _remove(glob.glob(f"{self.folder}/egs_orig.*.ark"))
@@ -418,11 +454,6 @@ def _read_number(path: str) -> int:
 def _md5(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.md5(file.read(), usedforsecurity=False).hexdigest()
-
-
-def _job_order(path: str) -> tuple[int, str]:
-    number = re.search(r"\.(\d+)\.", os.path.basename(path))
-    return (int(number[1]) if number else 0, path)
 
 
 def _remove(paths: Iterable[str]) -> None:

@@ -67,6 +67,13 @@ def digest(path: str) -> str:
         return ""
 
 
+def link_atomically(target: str, path: str) -> None:
+    """Make ``path`` a symbolic link, in place of what was there."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    os.symlink(target, temporary)
+    os.replace(temporary, path)
+
+
 @contextlib.contextmanager
 def locked(folder: str, what: str) -> Iterator[None]:
     """Keep others out of a directory; the lock goes with the process, however that ends.

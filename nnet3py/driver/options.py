@@ -75,8 +75,8 @@ class TrainingOptions:
         "--stage",
         None,
         "Go on from here instead of where the last run stopped: -5 configuration, -4 examples, -3 decorrelating "
-        "transform, -1 initial model, 0... an iteration; the number of iterations for the combination, one more for "
-        "the priors. What later stages made is removed.",
+        "transform, -2 scales before the softmax, -1 initial model, 0... an iteration; the number of iterations for "
+        "the combination, one more for the priors. What later stages made is removed.",
         affects_model=False,
         type=int,
     )
@@ -169,6 +169,12 @@ class TrainingOptions:
     rand_prune: float = _option("--trainer.lda.rand-prune", 4.0, "Random pruning of the transform's statistics.")
     max_lda_jobs: int = _option(
         "--trainer.lda.max-lda-jobs", 10, "Most archives read for the transform's statistics.", type=click.IntRange(1)
+    )
+    presoftmax_prior_scale_power: float = _option(
+        "--trainer.presoftmax-prior-scale-power",
+        -0.25,
+        "Power of the pdfs' counts that what goes into the softmax is scaled by, where a file in configs/ names "
+        "presoftmax_prior_scale.vec.",
     )
     train_opts: tuple[str, ...] = _option(
         "--trainer.add-option", (), "Another option for nnet-train-shard; may be repeated.", multiple=True
@@ -290,6 +296,12 @@ class EgsOptions:
     )
     cmvn_opts: str = _option(
         "--cmvn-opts", "--norm-means=false --norm-vars=false", "Options of apply-cmvn for the features."
+    )
+    online_cmvn: bool = _option(
+        "--online-cmvn",
+        False,
+        "Normalise features by what came before (apply-cmvn-online, with the options of --cmvn-opts) and global "
+        "statistics, the sum of <data>/cmvn.scp; decoding will too.",
     )
     online_ivector_dir: str = _option("--online-ivector-dir", "", "Directory with iVectors to add to the input.")
     compress: bool = _option("--compress", True, "Store features in a byte per value.")

@@ -5,10 +5,11 @@ The stages, each of which leaves a file that says it is done:
     -5  init.raw          the network that splices frames, for the statistics of the decorrelating transform
     -4  egs/              examples (steps/get_egs.py)
     -3  lda.mat           the decorrelating transform
+    -2  presoftmax_prior_scale.vec    where a configuration names it (:mod:`nnet3py.driver.prior_scale`)
     -1  0.raw             the initial model
      i  <i+1>.raw         iteration i
      n  final.raw         the models of the last iterations combined
-    n+1 final.mdl         with priors and the alignment's transition model; or final.priors where there is none
+    n+1 final.mdl         with priors and the transition model trained on the alignment; or final.priors without one
 
 Source: arXiv:1410.7455; Kaldi egs/wsj/s5/steps/nnet3/train_dnn.py and
 steps/libs/nnet3/train/frame_level_objf/common.py.
@@ -27,7 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnet3py import log
-from nnet3py.driver import minibatch_size
+from nnet3py.driver import minibatch_size, prior_scale
+from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
 from nnet3py.driver.diagnostics import Probability, read_probability, read_training_objective, select_models
 from nnet3py.driver.dropout_schedule import edits, parse_dropout_schedules
 from nnet3py.driver.engine import Engine, Running, pipe, pipeline, require_plain_path, shell_word
@@ -35,6 +37,7 @@ from nnet3py.driver.experiment import (
     Experiment,
     copy_atomically,
     digest,
+    link_atomically,
     locked,
     termination_interrupts,
     write_atomically,
@@ -180,7 +183,7 @@ class _Training:
         return self.experiment.has("final.mdl" if self._has_transitions() else "final.priors")
 
     def _has_transitions(self) -> bool:
-        return os.path.isfile(f"{self.options.ali_dir}/final.mdl")
+        return has_transition_ids(self.options.ali_dir)
 
     # What the experiment is made with.
 
@@ -224,7 +227,7 @@ class _Training:
         self.experiment.remove_models_after(-1)
         self.experiment.remove("progress.tsv", "accuracy.report")
         self.experiment.remove(*(f"{kind}_diagnostic.minibatches" for kind in _DIAGNOSTIC_SETS))
-        for done_at, name in ((-3, "lda.mat"), (-4, "egs/.complete"), (-5, "init.raw")):
+        for done_at, name in ((-2, prior_scale.NAME), (-3, "lda.mat"), (-4, "egs/.complete"), (-5, "init.raw")):
             if stage <= done_at and not (name.startswith("egs/") and self.options.egs_dir):
                 self.experiment.remove(name)
 
@@ -396,7 +399,10 @@ class _Training:
         config = self._initial_config()
         assert config is not None
         if self.experiment.has("lda.mat"):
-            _link("../lda.mat", self.experiment.path("configs/lda.mat"))
+            link_atomically("../lda.mat", self.experiment.path("configs/lda.mat"))
+        if prior_scale.is_named(self.experiment):
+            power = self.options.presoftmax_prior_scale_power
+            prior_scale.compute(self.experiment, self.engine, self.options.ali_dir, power)
         base = [self._raw("init")] if self.experiment.has("init.raw") else []
         self._run(
             "add_first_layer" if base else "init_model",
@@ -688,10 +694,19 @@ class _Training:
         if not self._has_transitions():
             copy_atomically(posteriors, self.experiment.path("final.priors"))
             return
+        alignments = alignment_rspecifier(self.options.ali_dir)
+        train_transitions = []
+        if alignments is None:
+            log.warning(
+                f"{self.options.ali_dir} has no alignments: transition probabilities stay those of its final.mdl."
+            )
+        else:
+            train_transitions.append(["nnet-am-train-transitions", "--set-priors=false", "-", alignments, "-"])
         self._run(
             "adjust_priors.final",
             pipeline(
                 ["nnet-am-init", f"{self.options.ali_dir}/final.mdl", self._raw("final"), "-"],
+                *train_transitions,
                 ["nnet-am-adjust-priors", "-", posteriors, self.experiment.path("final.mdl")],
             ),
             "Making the acoustic model",
@@ -757,10 +772,3 @@ def _read_vars(path: str) -> tuple[int, int]:
     if len(found) != 2:
         raise UserError(f"{path}: expected the lines model_left_context=... and model_right_context=...")
     return int(found["left"]), int(found["right"])
-
-
-def _link(target: str, path: str) -> None:
-    """A symbolic link, in place of what was there."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    os.symlink(target, temporary)
-    os.replace(temporary, path)

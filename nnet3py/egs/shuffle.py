@@ -51,8 +51,8 @@ def random_subset(
 
     Memory for ``size`` examples is needed. Reservoir sampling (Vitter's algorithm R).
     """
-    if size < 1:
-        raise UserError(f"--n must be at least 1, found {size}.")
+    if size < 0:
+        raise UserError(f"--n must be at least 0, found {size}.")
     generator = random.Random(not_negative(seed))
     held: list[tuple[str, bytes]] = []
     count = 0

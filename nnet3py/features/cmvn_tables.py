@@ -183,7 +183,7 @@ def normalise_table(
             raise UserError(f"--utt2spk needs a table of statistics, found the file {statistics} (forgot ark:?).")
         else:
             with open_input(statistics) as source:
-                shared = read_matrix(source, read_header(source)).astype(np.float64)
+                shared = read_matrix(source, read_header(source), wide=True).astype(np.float64)
         reader = stack.enter_context(SequentialReader(features, MATRIX))
         writer = stack.enter_context(TableWriter(target, MATRIX))
         for utterance, matrix in reader:

@@ -3,6 +3,8 @@
 The library's own dither draws from one stream for all calls, so that an utterance's features would depend on what came
 before it. Here the noise is added to the samples before they are cut into frames, and is drawn from the utterance's
 name: same features in any order, any split. (Kaldi adds other noise to each frame.)
+
+Source of what goes on around it: Kaldi src/featbin/compute-mfcc-feats.cc.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,26 +19,16 @@ from numpy.typing import NDArray
 
 from nnet3py import log
 from nnet3py.errors import UserError
-from nnet3py.tables.holders import DOUBLE, MATRIX, WAVE
-from nnet3py.tables.table import SequentialReader, TableWriter
+from nnet3py.features.resampling import resample
+from nnet3py.features.warped import WarpedFeatures
+from nnet3py.tables.holders import DOUBLE, FLOAT, MATRIX, WAVE
+from nnet3py.tables.htk_and_sphinx import HTK, HTK_C0, HTK_ENERGY, HTK_FBANK, HTK_MFCC, HtkFeatures
+from nnet3py.tables.table import RandomAccessReaderMapped, SequentialReader, TableWriter
 from nnet3py.tables.wave import Wave
 
 _WINDOWS = ("hamming", "hanning", "povey", "rectangular", "sine", "blackman")
-
-
-@dataclass
-class Selection:
-    """Which recordings, and which part of them, features are made of.
-
-    Attributes:
-        channel: the channel; -1 for the only one.
-        min_duration: seconds below which a recording is passed over.
-        subtract_mean: whether each recording's mean is subtracted from its features.
-    """
-
-    channel: int
-    min_duration: float
-    subtract_mean: bool
+_FINITE = ("dither", "low_freq", "high_freq", "vtln_warp", "vtln_low", "vtln_high", "energy_floor",
+           "preemphasis_coefficient", "blackman_coeff")  # fmt: skip
 
 
 def _library() -> Any:
@@ -67,6 +58,7 @@ class Extractor:
         self._options = library.MfccOptions() if kind == "mfcc" else library.FbankOptions()
         self._compute = library.OnlineMfcc if kind == "mfcc" else library.OnlineFbank
         self._rate = float(options["sample_frequency"])
+        self._may_resample = {"down": bool(options["allow_downsample"]), "up": bool(options["allow_upsample"])}
         self._dither = float(options["dither"])
         self._seed = int(options["seed"])
         _check(options)
@@ -74,6 +66,9 @@ class Extractor:
         self._options.mel_opts.num_bins = options["num_mel_bins"]
         self._options.mel_opts.low_freq = options["low_freq"]
         self._options.mel_opts.high_freq = options["high_freq"]
+        self._options.mel_opts.vtln_low = options["vtln_low"]
+        self._options.mel_opts.vtln_high = options["vtln_high"]
+        self._options.mel_opts.debug_mel = options["debug_mel"]
         own = ("num_ceps", "cepstral_lifter") if kind == "mfcc" else ("use_log_fbank", "use_power")
         for name in ("use_energy", "energy_floor", "raw_energy", "htk_compat", *own):
             setattr(self._options, name, options[name])
@@ -81,25 +76,36 @@ class Extractor:
             self._compute(self._options)
         except (ValueError, RuntimeError) as problem:
             raise UserError(f"These options do not go together: {problem}.") from problem
+        self._warped = WarpedFeatures(library, self._options)
 
-    def features(self, utterance: str, samples: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
+    def features(
+        self, utterance: str, samples: NDArray[np.float32], rate: float, warp: float = 1.0
+    ) -> NDArray[np.float32]:
         """The features of a recording, (frames, dim) float32; no frames if it is shorter than one.
 
         Args:
             utterance: its name, which the dither depends on.
             samples: (samples,) float32 in the range of 16-bit integers.
             rate: samples a second.
+            warp: VTLN warp factor.
 
         Raises:
-            UserError: the rate is not the one of ``--sample-frequency``.
+            UserError: the rate is not the one of ``--sample-frequency`` and may not be changed, or the warp factor is
+                not possible.
         """
         if rate != self._rate:
-            raise UserError(
-                f"Expected {self._rate:g} samples a second, found {rate:g}: give --sample-frequency={rate:g}, or "
-                "convert the recording."
-            )
+            way = "down" if rate > self._rate else "up"
+            if not self._may_resample[way]:
+                raise UserError(
+                    f"Expected {self._rate:g} samples a second, found {rate:g}: give --sample-frequency={rate:g} or "
+                    f"--allow-{way}sample=true, or convert the recording."
+                )
+            samples = resample(samples, rate, self._rate)
+        samples = self._dithered(utterance, samples)
+        if warp != 1.0:
+            return self._warped.features(samples, warp)
         computer = self._compute(self._options)
-        computer.accept_waveform(rate, self._dithered(utterance, samples))
+        computer.accept_waveform(self._rate, samples)
         computer.input_finished()
         frames = [np.array(computer.get_frame(index)) for index in range(computer.num_frames_ready)]
         return np.array(frames, np.float32) if frames else np.empty((0, computer.dim), np.float32)
@@ -122,8 +128,7 @@ def _check(options: dict[str, Any]) -> None:
         )
     if options["window_type"] not in _WINDOWS:
         raise UserError(f"Expected --window-type to be one of {', '.join(_WINDOWS)}, found {options['window_type']!r}.")
-    numbers = ("dither", "low_freq", "high_freq", "energy_floor", "preemphasis_coefficient", "blackman_coeff")
-    for name in numbers:
+    for name in _FINITE:
         if not math.isfinite(options[name]):
             raise UserError(f"Expected a number for --{name.replace('_', '-')}, found {options[name]}.")
     if options.get("num_ceps", 1) < 1:
@@ -143,37 +148,48 @@ def _set_frame_options(frame: Any, options: dict[str, Any]) -> None:
     frame.snip_edges = options["snip_edges"]
 
 
-def extract_table(
-    extractor: Extractor, selection: Selection, recordings: str, features: str, durations: str = ""
-) -> tuple[int, int]:
-    """The features of a table of recordings, written as a table of matrices.
+def extract_table(kind: str, options: dict[str, Any], recordings: str, features: str) -> tuple[int, int]:
+    """The features of a table of recordings, written as a table: what the programs do.
 
-    What a recording lacks (the channel, the length, the sample rate) is a warning, and it gets no features.
+    What a recording lacks (the channel, the length, the sample rate, a warp factor) is a warning, and it gets no
+    features.
 
     Args:
+        kind: ``mfcc`` or ``fbank``.
+        options: the command-line options, by their names with underscores.
         recordings: rspecifier of the recordings.
-        features: wspecifier of the matrices.
-        durations: wspecifier for the recordings' lengths in seconds; empty for none.
+        features: wspecifier of the features.
 
     Returns:
         How many recordings got features, and how many there were.
 
     Raises:
-        UserError: no recording got features, or one cannot be read.
+        UserError: no recording got features, one cannot be read, or the options contradict each other.
     """
+    extractor = Extractor(kind, options)
+    output_format = options["output_format"]
+    if output_format not in ("kaldi", "htk"):
+        raise UserError(f"Expected --output-format to be kaldi or htk, found {output_format!r}.")
+    if options["utt2spk"] and not options["vtln_map"]:
+        raise UserError("--utt2spk is for --vtln-map, which is not given.")
     done = total = 0
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(SequentialReader(recordings, WAVE))
-        writer = stack.enter_context(TableWriter(features, MATRIX))
+        warps = None
+        if options["vtln_map"]:
+            warps = stack.enter_context(RandomAccessReaderMapped(options["vtln_map"], options["utt2spk"], FLOAT))
+        holder: Any = HTK if output_format == "htk" else MATRIX
+        writer = stack.enter_context(TableWriter(features, holder))
+        durations = options["write_utt2dur"]
         lengths = stack.enter_context(TableWriter(durations, DOUBLE)) if durations else None
         for utterance, wave in reader:
             total += 1
             try:
-                matrix = _features(extractor, selection, utterance, wave)
+                matrix = _features(extractor, options, utterance, wave, warps)
             except UserError as problem:
                 log.warning(f"{utterance}: {problem} No features for it.")
                 continue
-            writer.write(utterance, matrix)
+            writer.write(utterance, _as_htk(kind, options, matrix) if output_format == "htk" else matrix)
             if lengths is not None:
                 lengths.write(utterance, wave.duration)
             done += 1
@@ -182,15 +198,32 @@ def extract_table(
     return done, total
 
 
-def _features(extractor: Extractor, selection: Selection, utterance: str, wave: Wave) -> NDArray[np.float32]:
-    channels = len(wave.samples)
-    if wave.duration < selection.min_duration:
+def _features(
+    extractor: Extractor,
+    options: dict[str, Any],
+    utterance: str,
+    wave: Wave,
+    warps: RandomAccessReaderMapped[float] | None,
+) -> NDArray[np.float32]:
+    channel, channels = options["channel"], len(wave.samples)
+    if wave.duration < options["min_duration"]:
         raise UserError(f"The recording is too short, {wave.duration:g} seconds.")
-    if selection.channel >= channels:
-        raise UserError(f"The recording has {channels} channels, no channel {selection.channel}.")
-    if selection.channel < 0 and channels > 1:
+    if channel >= channels:
+        raise UserError(f"The recording has {channels} channels, no channel {channel}.")
+    if channel < 0 and channels > 1:
         log.warning(f"{utterance}: {channels} channels; the first is used (--channel chooses).")
-    matrix = extractor.features(utterance, wave.samples[max(selection.channel, 0)], wave.sample_rate)
+    warp = options["vtln_warp"]
+    if warps is not None:
+        if utterance not in warps:
+            raise UserError("No vtln-map entry for this utterance-id (or its speaker-id).")
+        warp = warps[utterance]
+    matrix = extractor.features(utterance, wave.samples[max(channel, 0)], wave.sample_rate, warp)
     if len(matrix) == 0:
         raise UserError(f"The recording is shorter than one frame, {wave.duration:g} seconds.")
-    return matrix - matrix.mean(axis=0, dtype=np.float32) if selection.subtract_mean else matrix
+    return matrix - matrix.mean(axis=0, dtype=np.float32) if options["subtract_mean"] else matrix
+
+
+def _as_htk(kind: str, options: dict[str, Any], matrix: NDArray[np.float32]) -> HtkFeatures:
+    number = HTK_MFCC if kind == "mfcc" else HTK_FBANK
+    qualifier = HTK_ENERGY if options["use_energy"] else HTK_C0
+    return HtkFeatures(matrix, round(options["frame_shift"] * 10000), number | qualifier)

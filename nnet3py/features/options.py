@@ -8,10 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nnet3py.program import option
+from nnet3py.program import option, option_without_effect
 
 _OPTIONS = (
-    option("--sample-frequency", type=float, default=16000.0, help="Samples a second; must be the recordings' own."),
+    option(
+        "--sample-frequency",
+        type=float,
+        default=16000.0,
+        help="Samples a second, as in the recordings unless they may be resampled.",
+    ),
+    option("--allow-downsample", type=bool, default=False, help="Resample recordings with more samples a second."),
+    option("--allow-upsample", type=bool, default=False, help="Resample recordings with fewer samples a second."),
     option("--frame-length", type=float, default=25.0, help="Length of a frame in milliseconds."),
     option("--frame-shift", type=float, default=10.0, help="From one frame's start to the next, in milliseconds."),
     option("--preemphasis-coefficient", type=float, default=0.97, help="How much of the sample before is subtracted."),
@@ -36,12 +43,20 @@ _OPTIONS = (
     option("--num-mel-bins", type=int, default=23, help="Number of triangular mel-frequency bins."),
     option("--low-freq", type=float, default=20.0, help="Lowest frequency of the bins, in Hz."),
     option("--high-freq", type=float, default=0.0, help="Highest; 0 or less: counted from half the sample frequency."),
+    option("--vtln-warp", type=float, default=1.0, help="Warp the bins' frequencies by this (without --vtln-map)."),
+    option("--vtln-map", default="", metavar="RSPECIFIER", help="Warp factors of utterances, or of speakers."),
+    option("--utt2spk", default="", metavar="RSPECIFIER", help="Utterances' speakers, if --vtln-map is per speaker."),
+    option("--vtln-low", type=float, default=100.0, help="Lower frequency where the warp changes its slope, in Hz."),
+    option("--vtln-high", type=float, default=-500.0, help="Upper one; negative: from half the sample frequency."),
+    option("--debug-mel", type=bool, default=False, help="Print the mel bins and each frame's energies."),
     option("--energy-floor", type=float, default=0.0, help="Floor of the energy with --use-energy; 0 for none."),
     option("--raw-energy", type=bool, default=True, help="Take the energy before preemphasis and windowing."),
     option("--htk-compat", type=bool, default=False, help="Put the energy or C0 last."),
     option("--channel", type=int, default=-1, help="Channel to use: 0 left, 1 right; -1: there should be one."),
     option("--min-duration", type=float, default=0.0, help="Pass over recordings of fewer seconds."),
     option("--subtract-mean", type=bool, default=False, help="Subtract each recording's mean; apply-cmvn does better."),
+    option("--output-format", default="kaldi", help="kaldi; or htk: HTK feature files, as the table's values."),
+    option_without_effect("--max-feature-vectors", type=int, default=-1),
     option("--write-utt2dur", default="", metavar="WSPECIFIER", help="Write seconds, e.g. ark,t:utt2dur."),
 )
 

@@ -6,6 +6,7 @@ arXiv:1410.7455 section 4 for the natural gradient, which is in nnet3py.train.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,9 +31,13 @@ from nnet3py.nnet.summary import describe_matrix, describe_vector
 if TYPE_CHECKING:
     from nnet3py.nnet.configuration import ConfigLine
 
+_MOST_PARAMETERS = 1 << 40  # more than any memory holds; NumPy gives other errors for arrays that are larger still
+
 
 def normal(random: np.random.Generator, shape: int | tuple[int, int], stddev: float, mean: float = 0.0) -> Array:
     """Random float32 numbers of a normal distribution: where parameters start."""
+    if math.prod(np.atleast_1d(shape).tolist()) > _MOST_PARAMETERS:
+        raise MemoryError
     return (random.standard_normal(shape) * stddev + mean).astype(np.float32)
 
 
@@ -232,9 +237,8 @@ class LinearComponent(UpdatableComponent):
         return self.params.shape[0]
 
     @property
-    def natural_gradient(self) -> NaturalGradientOptions | None:
-        if not self.use_natural_gradient:
-            return None
+    def natural_gradient(self) -> NaturalGradientOptions:
+        # Kaldi stores use-natural-gradient and prints it, but LinearComponent::Backprop does not look at it.
         return NaturalGradientOptions(*self.ranks, self.alpha, self.update_period, self.num_samples_history)
 
     def check(self) -> None:

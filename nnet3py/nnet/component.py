@@ -150,6 +150,12 @@ class Update(Protocol):
         (output dim, input dim) and (output dim,), the latter None for a component without a bias.
         """
 
+    def add_gradient(self, gradient: Array, bias_gradient: Array, linear: str, bias: str) -> None:
+        """Add ``learning_rate`` times a minibatch's gradient, preconditioned by the estimate for inputs alone.
+
+        The rows of [gradient bias_gradient], (output dim, input dim + 1), take the place of a minibatch's inputs.
+        """
+
     def add_vector(self, field: str, rows: Array) -> None:
         """Add ``learning_rate`` times the sum over rows of ``rows`` (rows, dim), preconditioned, to a vector field.
 

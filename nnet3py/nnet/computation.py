@@ -24,6 +24,7 @@ from nnet3py.nnet.component import Array, Component, Layout, Phase, Random, Role
 from nnet3py.nnet.descriptor import Descriptor, Offset, ReplaceIndex, Term
 from nnet3py.nnet.network import ComponentNode, DimRangeNode, InputNode, Network, Node, OutputNode, dependencies
 from nnet3py.nnet.rows import RowSelection
+from nnet3py.nnet.shared_component import collected
 
 
 class Request:
@@ -346,6 +347,8 @@ class Computation:
         trace.used = True
         needed = self._nodes_with_derivative(updates, want_input_derivs)
         known = _Derivatives(needed, self._shapes)
+        shared = collected(self.network, updates)
+        updates = {**updates, **shared}
         for step in reversed(self._steps):
             node = step.node
             if isinstance(node, OutputNode):
@@ -358,6 +361,8 @@ class Computation:
                 dy = known.pop(node.name)
                 if dy is not None:
                     known.add_columns(node.input_node, node.dim_offset, dy)
+        for update in shared.values():
+            update.finish()
         return self._input_derivatives(known) if want_input_derivs else {}
 
     def _output_derivative(self, name: str, derivative: Array) -> Array:

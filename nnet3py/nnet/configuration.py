@@ -8,13 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from nnet3py import log
 from nnet3py.errors import UserError
 
 _KEY = re.compile(r"(?:^|\s)([A-Za-z_][A-Za-z0-9_.-]*)=")
 
 
 class ConfigLine:
-    """One line: its first word and its ``key=value`` pairs, each of which must be asked for before :meth:`finish`."""
+    """One line: its first word and its ``key=value`` pairs, each of which must be asked for before :meth:`finish`.
+
+    Of a key that is given more than once the first value counts, as in Kaldi.
+    """
 
     def __init__(self, text: str, where: str = "") -> None:
         """Parse ``text``; ``where`` ("file:line") goes into error messages. Raises UserError if it has no such form."""
@@ -30,8 +34,10 @@ class ConfigLine:
             value = rest[match.end() : following.start() if following else len(rest)].strip()
             if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
                 value = value[1:-1]
-            if match[1] in self._values:
-                raise self.error(f"{match[1]} is given twice")
+            if match[1] in self._values:  # Kaldi's own scripts write such lines, for an output-layer with a bottleneck
+                place = f"{where}: " if where else ""
+                log.warning(f"{place}{match[1]}= is given twice: {self._values[match[1]]}, the first, counts.")
+                continue
             self._values[match[1]] = value
 
     def error(self, problem: str) -> UserError:
@@ -56,9 +62,12 @@ class ConfigLine:
         if key not in self._values and default is not None:
             return default
         try:
-            return int(self.text_value(key))
+            value = int(self.text_value(key))
         except ValueError:
             raise self.error(f"{key}={self._values[key]} is not a whole number") from None
+        if abs(value) >= 1 << 31:
+            raise self.error(f"{key}={value} does not fit into the 32 bits that model files have for it")
+        return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite real number."""

@@ -1,7 +1,7 @@
 """Dropout: a random part of the input is set to zero, in training only.
 
 Sources: Kaldi src/nnet3/nnet-simple-component.cc (DropoutComponent), src/nnet3/nnet-general-component.cc
-(GeneralDropoutComponent).
+(GeneralDropoutComponent, SpecAugmentTimeMaskComponent).
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ def _generator(random: Random) -> np.random.Generator:
     return random
 
 
-class DropoutComponent(Component):
+class RandomComponent(Component):
+    """What draws masks in training. ``test_mode`` makes a component act in training as it does at test time."""
+
+    test_mode: bool = False
+
+
+class DropoutComponent(RandomComponent):
     """Each element, or with ``per_frame`` each row, is zero with probability ``proportion``.
 
     As in Kaldi the rest is not scaled up in training; at test time everything is scaled by ``1 - proportion``.
@@ -47,7 +53,6 @@ class DropoutComponent(Component):
     dim: int
     proportion: float
     per_frame: bool = False
-    test_mode: bool = False
 
     @classmethod
     def from_config(cls, config: ConfigLine, random: np.random.Generator) -> DropoutComponent:
@@ -92,7 +97,7 @@ class DropoutComponent(Component):
         )
 
 
-class GeneralDropoutComponent(Component):
+class GeneralDropoutComponent(RandomComponent):
     """Dropout masks shared along time: one per sequence, or one per ``time_period`` frames of a sequence.
 
     Of a mask's elements a ``proportion`` is zero and the others 1 / (1 - proportion); ``continuous`` draws them evenly
@@ -120,7 +125,6 @@ class GeneralDropoutComponent(Component):
     proportion: float = 0.5
     specaugment_max_proportion: float = 0.0
     specaugment_max_regions: int = 1
-    test_mode: bool = False
     continuous: bool = False
 
     @classmethod
@@ -215,3 +219,92 @@ class GeneralDropoutComponent(Component):
             text += f", specaugment-max-proportion={self.specaugment_max_proportion:g}"
             text += f", specaugment-max-regions={self.specaugment_max_regions}"
         return text if self.time_period == 0 else f"{text}, time-period={self.time_period}"
+
+
+class SpecAugmentTimeMaskComponent(RandomComponent):
+    """The time half of SpecAugment: stretches of each sequence are zero, with stretches that pass unchanged between.
+
+    A masked stretch is 1 to ``max_frames`` frames long, one that passes 1 to ``max_frames (1 - z) / z`` frames, z being
+    ``zeroed_proportion``; all lengths are equally likely. As in Kaldi a sequence starts with a stretch that passes with
+    probability z, and the rest is not scaled up. At test time the input passes unchanged.
+    """
+
+    type_name = "SpecAugmentTimeMaskComponent"
+    fields = (
+        Field("<Dim>", "dim", Kind.INT),
+        Field("<ZeroedProportion>", "zeroed_proportion", Kind.FLOAT),
+        Field("<TimeMaskMaxFrames>", "max_frames", Kind.INT),
+        Field("<TestMode>", "test_mode", Kind.FLAG, default=False),
+    )
+
+    dim: int
+    zeroed_proportion: float = 0.25
+    max_frames: int = 10
+
+    @classmethod
+    def from_config(cls, config: ConfigLine, random: np.random.Generator) -> SpecAugmentTimeMaskComponent:
+        component = cls()
+        component.dim = config.positive("dim")
+        component.zeroed_proportion = config.number("zeroed-proportion", 0.25)
+        component.max_frames = config.integer("time-mask-max-frames", 10)
+        if component.max_frames <= 1:
+            raise config.error(f"time-mask-max-frames={component.max_frames} must be above 1")
+        if not component._is_possible():
+            raise config.error(
+                f"zeroed-proportion={component.zeroed_proportion:g} must be from 0 to below 1, and leave a frame or "
+                f"more between stretches of up to {component.max_frames}"
+            )
+        return component
+
+    def _is_possible(self) -> bool:
+        return self.zeroed_proportion == 0.0 or (
+            0.0 < self.zeroed_proportion < 1.0 and self.max_frames > 0 and self._max_passing_frames() > 0
+        )
+
+    def _max_passing_frames(self) -> int:
+        proportion = np.float32(self.zeroed_proportion)
+        return int(np.float32(self.max_frames) * (np.float32(1.0) - proportion) / proportion)
+
+    @property
+    def input_dim(self) -> int:
+        return self.dim
+
+    @property
+    def output_dim(self) -> int:
+        return self.dim
+
+    def check(self) -> None:
+        if self.dim <= 0 or not self._is_possible():
+            raise UserError(
+                f"{self.type_name}: dimension {self.dim}, proportion {self.zeroed_proportion:g} and "
+                f"{self.max_frames} frames are out of range."
+            )
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
+        if self.zeroed_proportion == 0.0 or self.test_mode or phase is Phase.TEST:
+            return x, None
+        mask = self._mask(len(layout.output_times), layout.num_sequences, _generator(random))
+        return x * mask, mask
+
+    def _mask(self, num_times: int, num_sequences: int, random: np.random.Generator) -> Array:
+        """1 or 0 for each row (rows, 1) of a time-major array."""
+        mask = np.zeros((num_times, num_sequences), np.float32)
+        longest = self._max_passing_frames()
+        for sequence in range(num_sequences):
+            time = 0 if random.random() < self.zeroed_proportion else int(random.integers(1, self.max_frames + 1))
+            while time < num_times:
+                end = time + int(random.integers(1, longest + 1))
+                mask[time:end, sequence] = 1.0
+                time = end + int(random.integers(1, self.max_frames + 1))
+        return mask.reshape(-1, 1)
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
+        if want_dx and memo is not None:
+            dy *= memo
+        return dy if want_dx else None
+
+    def info(self) -> str:
+        return (
+            f"{self.type_name}, dim={self.dim}, zeroed-proportion={self.zeroed_proportion:g}, "
+            f"time-mask-max-frames={self.max_frames}"
+        )

@@ -14,10 +14,12 @@ from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.nnet.affine import AffineComponent
 from nnet3py.nnet.batch_norm import BatchNormComponent
+from nnet3py.nnet.block_affine import BlockAffineComponent, RepeatedAffineComponent
 from nnet3py.nnet.component import Component
 from nnet3py.nnet.configuration import ConfigLine, config_lines, read_config
-from nnet3py.nnet.dropout import DropoutComponent, GeneralDropoutComponent
+from nnet3py.nnet.dropout import DropoutComponent, GeneralDropoutComponent, RandomComponent
 from nnet3py.nnet.fixed import FixedAffineComponent
+from nnet3py.nnet.low_rank import Bottleneck, reduce_ranks, split_layers
 from nnet3py.nnet.network import (
     ComponentNode,
     DimRangeNode,
@@ -60,10 +62,17 @@ def set_batch_norm_test_mode(network: Network, test_mode: bool) -> None:
 
 
 def set_dropout_test_mode(network: Network, test_mode: bool) -> None:
-    """In test mode dropout lets everything through, also in training."""
+    """In test mode dropout and masks let everything through, also in training."""
     for component in network.components.values():
-        if isinstance(component, (DropoutComponent, GeneralDropoutComponent)):
+        if isinstance(component, RandomComponent):
             component.test_mode = test_mode
+
+
+def convert_repeated_to_block(network: Network) -> None:
+    """Give each block of a repeated affine layer its own parameters (Kaldi ``ConvertRepeatedToBlockAffine``)."""
+    for name, component in network.components.items():
+        if isinstance(component, RepeatedAffineComponent):
+            network.components[name] = BlockAffineComponent.of_repeated(component)
 
 
 def _matching(network: Network, pattern: str) -> dict[str, Component]:
@@ -179,6 +188,32 @@ def _remove_output_nodes(network: Network, line: ConfigLine) -> None:
     log.log(f"Removing {len(removed)} output nodes.")
 
 
+def _apply_svd(network: Network, line: ConfigLine) -> None:
+    pattern = line.text_value("name")
+    bottleneck = Bottleneck(
+        line.integer("bottleneck-dim", -1), line.number("energy-threshold", -1.0), line.number("shrinkage-threshold", 1)
+    )
+    line.finish()
+    if bottleneck.dim <= 0 and bottleneck.energy <= 0.0:
+        raise line.error("bottleneck-dim above zero or energy-threshold within 0 and 1 is missing")
+    if bottleneck.energy >= 1.0:
+        raise line.error(f"energy-threshold={bottleneck.energy:g} must be below 1")
+    if not 0.0 < bottleneck.shrinkage <= 1.0:
+        raise line.error(f"shrinkage-threshold={bottleneck.shrinkage:g} must be above 0 and not above 1")
+    try:
+        changed = split_layers(network, list(_matching(network, pattern)), bottleneck)
+    except UserError as problem:
+        raise line.error(str(problem).rstrip(".")) from problem
+    log.log(f"Decomposed {changed} components with SVD.")
+
+
+def _reduce_rank(network: Network, line: ConfigLine) -> None:
+    pattern, rank = line.text_value("name"), line.positive("rank")
+    line.finish()
+    changed = reduce_ranks(network, list(_matching(network, pattern)), rank)
+    log.log(f"Reduced rank of parameters of {changed} components.")
+
+
 _DIRECTIVES: dict[str, Callable[[Network, ConfigLine], None]] = {
     "convert-to-fixed-affine": _convert_to_fixed_affine,
     "remove-orphan-nodes": _remove_orphan_nodes,
@@ -189,6 +224,8 @@ _DIRECTIVES: dict[str, Callable[[Network, ConfigLine], None]] = {
     "rename-node": _rename_node,
     "remove-output-nodes": _remove_output_nodes,
     "set-dropout-proportion": _set_dropout_proportion,
+    "apply-svd": _apply_svd,
+    "reduce-rank": _reduce_rank,
 }
 
 
@@ -202,6 +239,7 @@ class Changes:
         edits: directives separated by semicolons.
         scale_last: scale after the edits (``nnet3-am-copy``), not before them (``nnet3-copy``).
         batch_norm_test_mode: set to this; None leaves it.
+        convert_repeated_to_block: :func:`convert_repeated_to_block`, after the configuration lines.
     """
 
     learning_rate: float = -1.0
@@ -213,6 +251,7 @@ class Changes:
     scale_last: bool = False
     prepare_for_test: bool = False
     batch_norm_test_mode: bool | None = None
+    convert_repeated_to_block: bool = False
 
 
 def change(network: Network, changes: Changes) -> None:
@@ -225,6 +264,8 @@ def change(network: Network, changes: Changes) -> None:
             raise UserError(f"{option}={value}: expected a finite number.")
     if changes.nnet_config:
         network.apply_config(read_config(changes.nnet_config), changes.seed, changes.nnet_config)
+    if changes.convert_repeated_to_block:
+        convert_repeated_to_block(network)
     if changes.learning_rate >= 0.0:
         set_learning_rates(network, changes.learning_rate)
     if changes.scale != 1.0 and not changes.scale_last:

@@ -2,6 +2,7 @@
 
 import nnet3py.nnet.affine
 import nnet3py.nnet.batch_norm
+import nnet3py.nnet.block_affine
 import nnet3py.nnet.dropout
 import nnet3py.nnet.fixed
 import nnet3py.nnet.no_op

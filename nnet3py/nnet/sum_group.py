@@ -1,6 +1,9 @@
 """Sums of groups of neighbouring inputs: the mixture components of a class, after a softmax over all of them.
 
-Source: Kaldi src/nnet3/nnet-simple-component.cc (SumGroupComponent); mixing up: arXiv:1410.7455, appendix C.3.
+Also sums of the equal blocks of the input, column by column.
+
+Source: Kaldi src/nnet3/nnet-simple-component.cc (SumGroup-, SumBlockComponent); mixing up: arXiv:1410.7455, appendix
+C.3.
 """
 
 from __future__ import annotations
@@ -56,3 +59,56 @@ class SumGroupComponent(Component):
 
     def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
         return np.repeat(dy, self.sizes, axis=1) if want_dx else None
+
+
+class SumBlockComponent(Component):
+    """``y_j = scale (x_j + x_{j+D} + x_{j+2D} + ...)`` with D the output dimension."""
+
+    type_name = "SumBlockComponent"
+    fields = (
+        Field("<InputDim>", "input_size", Kind.INT),
+        Field("<OutputDim>", "output_size", Kind.INT),
+        Field("<Scale>", "scale", Kind.FLOAT),
+    )
+
+    input_size: int
+    output_size: int
+    scale: float = 1.0
+
+    @classmethod
+    def from_config(cls, config: ConfigLine, random: np.random.Generator) -> SumBlockComponent:
+        component = cls()
+        component.input_size, component.output_size = config.positive("input-dim"), config.positive("output-dim")
+        if component.input_size % component.output_size:
+            raise config.error("input-dim must be a multiple of output-dim")
+        component.scale = config.number("scale", 1.0)
+        return component
+
+    @property
+    def input_dim(self) -> int:
+        return self.input_size
+
+    @property
+    def output_dim(self) -> int:
+        return self.output_size
+
+    def check(self) -> None:
+        if self.input_size <= 0 or self.output_size <= 0 or self.input_size % self.output_size:
+            raise UserError(
+                f"{self.type_name}: the input dimension {self.input_size} is not a multiple of the output dimension "
+                f"{self.output_size}."
+            )
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
+        y = x.reshape(len(x), -1, self.output_size).sum(axis=1)
+        y *= np.float32(self.scale)
+        return y, None
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
+        if not want_dx:
+            return None
+        dy *= np.float32(self.scale)
+        return np.tile(dy, (1, self.input_size // self.output_size))
+
+    def info(self) -> str:
+        return f"{super().info()}, scale={self.scale:g}"

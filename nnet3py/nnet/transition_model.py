@@ -16,6 +16,7 @@ import numpy as np
 
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array
+from nnet3py.nnet.tree import MOST_PDFS
 from nnet3py.tables.basic_types import (
     expect_token,
     peek_token,
@@ -94,6 +95,15 @@ def _check_entry(number: int, entry: list[State]) -> None:
             raise UserError(f"{where}, state {index}: a transition's probability is not within 0 and 1.")
         if index in targets and state.self_loop_pdf_class == NO_PDF:
             raise UserError(f"{where}, state {index}: it has a self-loop but no pdf.")
+        if len(entry) - 1 in targets and state.forward_pdf_class == NO_PDF:
+            raise UserError(f"{where}, state {index}: a state before the end of the phone must have a pdf.")
+    reached = {target for state in entry for target, _ in state.transitions}
+    if unreached := sorted(set(range(1, len(entry))) - reached):
+        raise UserError(f"{where}: no transition goes to state {unreached[0]}.")
+    emitting = [state for state in entry if state.forward_pdf_class != NO_PDF]
+    classes = sorted({pdf_class for s in emitting for pdf_class in (s.forward_pdf_class, s.self_loop_pdf_class)})
+    if classes != list(range(len(classes))):
+        raise UserError(f"{where}: expected pdf classes that count from 0 without gaps, found {classes}.")
 
 
 @dataclass
@@ -142,6 +152,8 @@ class TransitionModel:
                 raise UserError(f"A tuple of the transition model has state {state} of phone {phone}, which has none.")
             if forward < 0 or self_loop < 0:
                 raise UserError(f"A tuple of the transition model has a pdf below zero, for phone {phone}.")
+            if max(forward, self_loop) >= MOST_PDFS:
+                raise UserError(f"A tuple of the transition model has a pdf above {MOST_PDFS}, for phone {phone}.")
             total += len(states[state].transitions)
         if total > _MOST_TRANSITIONS:
             raise UserError(f"The transition model has {total} transitions, more than {_MOST_TRANSITIONS}.")
@@ -153,6 +165,11 @@ class TransitionModel:
 
     def pdfs(self, transition_ids: Array) -> Array:
         """Pdf ids (int32) of an alignment of transition ids. Raises UserError for one out of range."""
+        found: Array = self.pdf_of_transition[self.known(transition_ids)]
+        return found
+
+    def known(self, transition_ids: Array) -> Array:
+        """The same transition ids. Raises UserError if one is out of range."""
         ids = np.asarray(transition_ids)
         if ids.size and (ids.min() < 1 or ids.max() > self.num_transition_ids):
             bad = int(ids.min()) if ids.min() < 1 else int(ids.max())
@@ -160,8 +177,7 @@ class TransitionModel:
                 f"transition id {bad} is not in the transition model, which has 1 to {self.num_transition_ids} "
                 f"(is the alignment from another model, or are these pdf ids already?)"
             )
-        found: Array = self.pdf_of_transition[ids]
-        return found
+        return ids
 
 
 def read_transition_model(rxfilename: str) -> TransitionModel:

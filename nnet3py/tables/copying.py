@@ -13,10 +13,9 @@ from nnet3py.errors import UserError
 from nnet3py.tables.basic_types import read_header, write_header
 from nnet3py.tables.compressed_matrix import CompressedMatrix, compress
 from nnet3py.tables.general_matrix import write_general_matrix
-from nnet3py.tables.holders import GENERAL_MATRIX, INT, INT_VECTOR, MATRIX, POSTERIOR, VECTOR
+from nnet3py.tables.holders import GENERAL_MATRIX, INT, INT_VECTOR, MATRIX, POSTERIOR, VECTOR, Holder
 from nnet3py.tables.matrix import (
     read_int_vector,
-    read_matrix,
     read_vector,
     write_int_vector,
     write_vector,
@@ -93,7 +92,13 @@ def _require_some(count: int, rspecifier: str, what: str) -> None:
 
 
 def copy_matrices(
-    source: str, target: str, *, method: int | None = None, num_frames: str = "", change: Change | None = None
+    source: str,
+    target: str,
+    *,
+    method: int | None = None,
+    num_frames: str = "",
+    change: Change | None = None,
+    holder: Holder[NDArray[Any]] = MATRIX,
 ) -> int:
     """Copy a table of matrices; returns how many.
 
@@ -103,13 +108,14 @@ def copy_matrices(
         method: how to compress them; ``None`` for not at all.
         num_frames: wspecifier for their numbers of rows; empty for none.
         change: what to do with each.
+        holder: how they are read.
 
     Raises:
         UserError: the table is empty, or cannot be read or written.
     """
     count = 0
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(SequentialReader(source, MATRIX))
+        reader = stack.enter_context(SequentialReader(source, holder))
         writer = stack.enter_context(TableWriter(target, GENERAL_MATRIX))
         lengths = stack.enter_context(TableWriter(num_frames, INT)) if num_frames else None
         for key, matrix in reader:
@@ -125,11 +131,17 @@ def copy_matrices(
 
 
 def copy_matrix_file(
-    source: str, target: str, *, method: int | None = None, binary: bool = True, change: Change | None = None
+    source: str,
+    target: str,
+    *,
+    method: int | None = None,
+    binary: bool = True,
+    change: Change | None = None,
+    holder: Holder[NDArray[Any]] = MATRIX,
 ) -> None:
-    """Copy one matrix from a rxfilename to a wxfilename."""
+    """Copy one matrix from a rxfilename to a wxfilename; otherwise like :func:`copy_matrices`."""
     with open_input(source) as stream:
-        matrix = read_matrix(stream, read_header(stream))
+        matrix = holder.read(stream)
     with open_output(target) as sink:
         write_header(sink, binary)
         write_general_matrix(sink, _prepared(matrix, method, change), binary)

@@ -32,14 +32,16 @@ _VECTOR_TYPES = {b"FV ": "<f4", b"DV ": "<f8"}
 _LARGEST_SIZE = 2**31 - 1
 
 
-def read_matrix(source: Source, binary: bool) -> Array:
+def read_matrix(source: Source, binary: bool, *, wide: bool = False) -> Array:
     """A matrix, (rows, columns), float32 or float64 as it was stored; a compressed one is expanded to float32.
+
+    Text is read as float32, or with ``wide`` as float64.
 
     Raises:
         UserError: the data are not a matrix, or end too early.
     """
     if not binary:
-        return _read_text_matrix(source)
+        return _read_text_matrix(source, wide)
     head = source.peek(_MATRIX_HEAD.size)
     kind = _MATRIX_TYPES.get(head[:3])
     if kind is None:
@@ -53,14 +55,16 @@ def read_matrix(source: Source, binary: bool) -> Array:
     return source.read_array(kind, rows * columns).reshape(rows, columns)
 
 
-def _text_numbers(source: Source, place: int, words: list[bytes]) -> NDArray[np.float32]:
-    """Words as float32, rounded once, as C's ``strtof`` does."""
+def _text_numbers(source: Source, place: int, words: list[bytes], wide: bool = False) -> Array:
+    """Words as float32, rounded once, as C's ``strtof`` does; or as float64."""
     try:
         doubles = np.array([float(word) for word in words])
     except ValueError:
         raise _not_a_number(source, place, words) from None
     if b"_" in b"".join(words):  # Python reads 1_000 as a number, Kaldi does not
         raise _not_a_number(source, place, words)
+    if wide:
+        return doubles
     # A double half-way between two floats was rounded there, and says no longer on which side the number lay.
     for index in np.flatnonzero(doubles.view(np.int64) & 0x1FFFFFFF == 0x10000000):
         exact, rounded = Fraction(words[index].decode()), Fraction(doubles[index])
@@ -102,11 +106,12 @@ def _end_of_line(source: Source) -> None:
         source.read(1)
 
 
-def _read_text_matrix(source: Source) -> NDArray[np.float32]:
+def _read_text_matrix(source: Source, wide: bool) -> Array:
     start = source.tell()
+    kind = np.float64 if wide else np.float32
     if not _open_bracket(source, "a matrix"):
-        return np.empty((0, 0), np.float32)
-    rows: list[NDArray[np.float32]] = []
+        return np.empty((0, 0), kind)
+    rows: list[Array] = []
     closed = False
     while not closed:
         place = source.tell()
@@ -118,12 +123,12 @@ def _read_text_matrix(source: Source) -> NDArray[np.float32]:
             words = part.split()
             if not words:
                 continue
-            row = _text_numbers(source, place, words)
+            row = _text_numbers(source, place, words, wide)
             if rows and len(row) != len(rows[0]):
                 raise source.error(f"expected {len(rows[0])} numbers in a row, found {len(row)}.", place)
             rows.append(row)
     _end_of_line(source)
-    return np.array(rows, np.float32) if rows else np.empty((0, 0), np.float32)
+    return np.array(rows, kind) if rows else np.empty((0, 0), kind)
 
 
 def write_matrix(sink: Sink, array: Array, binary: bool) -> None:

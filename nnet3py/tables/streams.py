@@ -167,12 +167,14 @@ class Source:
         target[:have] = np.frombuffer(self._buffer, np.uint8, have, self._position)
         self._position += have
         while have < size:  # the buffer is used up
-            piece = self._read_raw(min(size - have, _LARGEST_PIECE))
-            if not piece:  # the file has become shorter since it was opened
+            try:
+                count = self._raw.readinto(target[have:])  # type: ignore[attr-defined]  # an unbuffered file has it
+            except OSError as problem:
+                raise self.error(f"cannot read: {reason(problem)}.") from problem
+            if not count:  # the file has become shorter since it was opened
                 raise self._truncated(size, have)
-            target[have : have + len(piece)] = np.frombuffer(piece, np.uint8)
-            have += len(piece)
-            self._base += len(piece)
+            have += count
+            self._base += count
         return array
 
     def peek(self, size: int) -> bytes:

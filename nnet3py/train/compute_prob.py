@@ -14,18 +14,20 @@ from nnet3py.egs.minibatch import Minibatch
 from nnet3py.nnet.batch_norm import BatchNormComponent
 from nnet3py.nnet.component import Array, Phase
 from nnet3py.nnet.computation import ComputationCache
-from nnet3py.nnet.dropout import DropoutComponent, GeneralDropoutComponent
+from nnet3py.nnet.dropout import RandomComponent
 from nnet3py.nnet.network import Network
 from nnet3py.train.objective import accuracy, objective
 from nnet3py.train.parameter_update import Method
 from nnet3py.train.trainer import ParameterChange
+
+_PLACE = "PrintTotalStats():nnet-diagnostics.cc:1"  # of the lines in Kaldi, by which its reports know them
 
 
 def set_test_modes(network: Network, batchnorm: bool, dropout: bool) -> None:
     """Mark batch normalisation (use the stored statistics) or dropout (none) in ``network`` as in test mode."""
     for component in network.components.values():
         is_batchnorm = batchnorm and isinstance(component, BatchNormComponent)
-        is_dropout = dropout and isinstance(component, (DropoutComponent, GeneralDropoutComponent))
+        is_dropout = dropout and isinstance(component, RandomComponent)
         if is_batchnorm or is_dropout:
             component.test_mode = True  # type: ignore[attr-defined]
 
@@ -96,15 +98,16 @@ class ComputeProb:
         for name, weight in self.weights.items():
             what = "log-likelihood" if self._kinds[name] == "linear" else "objective"
             average = self.average_objective(name)
-            log.log(f"Overall {what} for '{name}' is {average:.6g} per frame, over {weight:.6g} frames.")
+            log.log(f"Overall {what} for '{name}' is {average:.6g} per frame, over {weight:.6g} frames.", _PLACE)
         for name, by_class in self.class_weights.items():
             right, weight = self.class_accuracies[name], float(by_class.sum())
             average = float(right.sum()) / weight if weight else math.nan
-            log.log(f"Overall accuracy for '{name}' is {average:.6g} per frame, over {weight:.6g} frames.")
+            log.log(f"Overall accuracy for '{name}' is {average:.6g} per frame, over {weight:.6g} frames.", _PLACE)
             if per_dim_accuracy:
                 values = np.divide(right, by_class, out=np.full(len(right), -1.0), where=by_class != 0.0)
                 text = " ".join(f"{value:.6g}" for value in values)
                 log.log(
-                    f"Overall per-dim accuracy vector for '{name}' is [ {text} ] per frame, over {weight:.6g} frames."
+                    f"Overall per-dim accuracy vector for '{name}' is [ {text} ] per frame, over {weight:.6g} frames.",
+                    _PLACE,
                 )
         return any(weight != 0.0 for weight in self.weights.values())

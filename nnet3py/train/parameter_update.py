@@ -64,6 +64,21 @@ class ParameterUpdate:
         else:
             self._add_online(dy, x, linear, bias)
 
+    def add_gradient(self, gradient: Array, bias_gradient: Array, linear: str, bias: str) -> None:
+        """Add ``learning_rate * [gradient bias_gradient]``, its rows preconditioned as those of inputs are."""
+        rows = np.concatenate([gradient, bias_gradient[:, None]], axis=1)
+        scale = 1.0
+        if self.method is Method.SIMPLE:
+            rows = simple_natural_gradient(rows, self._alpha)
+        elif self.method is not Method.SGD:
+            rows, scale = self._preconditioner("in", linear, rows.shape[1]).precondition(rows)
+        if not (math.isfinite(scale) and np.isfinite(rows).all()):
+            self.finite = False
+            return
+        rows *= np.float32(self.learning_rate * scale)
+        self.delta[linear] += rows[:, :-1]
+        self.delta[bias] += rows[:, -1]
+
     def add_vector(self, field: str, rows: Array) -> None:
         """Add ``learning_rate`` times the sum of ``rows``, preconditioned, to a vector field."""
         if self.method is Method.SGD:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,7 @@ def test_oracle_likelihoods_decode_without_an_error(language: Path, model_dir: P
         [
             "decode-faster-mapped",
             "--acoustic-scale=1.0",
+            *("--beam-delta=1", "--hash-ratio=3", "--binary=false"),
             f"--word-symbol-table={tmp_path}/graph/words.txt",
             f"{model_dir}/final.mdl",
             f"{tmp_path}/graph/HCLG.fst",
@@ -98,6 +100,26 @@ def test_nan_and_no_frames_are_refused(language: Path, model_dir: Path) -> None:
         search.decode(scores)
     with pytest.raises(UserError, match="at least one frame"):
         search.decode(np.zeros((0, num_pdfs), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_active": 1}, "--max-active=1"),
+        ({"max_active": 10}, "--min-active=20"),
+        ({"min_active": -1}, "--min-active=-1"),
+        ({"beam": 0.0}, "--beam=0"),
+        ({"hash_ratio": 0.5}, "--hash-ratio=0.5"),
+        ({"beam_delta": float("nan")}, "--beam-delta=nan"),
+    ],
+)
+def test_options_that_leave_nothing_to_search_are_refused(
+    options: dict[str, Any], message: str, language: Path, model_dir: Path
+) -> None:
+    graph = make_graph_dir(str(language), str(model_dir), str(model_dir / "graph"))
+    model = read_transition_model(str(model_dir / "final.mdl"))
+    with pytest.raises(UserError, match=message):
+        GraphDecoder(graph, model.pdf_of_transition, **options)
 
 
 def test_a_graph_of_a_larger_model_is_refused(language: Path, model_dir: Path) -> None:

@@ -92,6 +92,23 @@ def test_means_are_subtracted_as_the_training_did(work: Path) -> None:
     assert "--norm-vars=true" not in plain
 
 
+def test_online_normalisation_of_the_training_is_done_again_and_jobs_make_no_difference(work: Path) -> None:
+    shell("matrix-sum --binary=false scp:data/cmvn.scp nnet/global_cmvn.stats && touch nnet/online_cmvn", work)
+    (work / "nnet" / "cmvn_opts").write_text("--cmn-window=30 --norm-vars=true\n")
+    found = []
+    for jobs in (1, 2, 4):
+        done = decode(work, f"--nj={jobs}", "--acwt=0.5")
+        assert done.returncode == 0, done.stderr
+        found.append((work / "nnet" / "decode" / "hyp_0.5.txt").read_text())
+    assert found[0] == found[1] == found[2]
+    assert not list((work / "nnet" / "decode").glob("spk2utt*"))
+    log = (work / "nnet" / "decode" / "log" / "decode_0.5.1.log").read_text()
+    assert "apply-cmvn-online --cmn-window=30 --norm-vars=true --spk2utt=ark:" in log
+    assert "No features for" not in log
+    (work / "data" / "utt2spk").write_text("".join(f"{key} {key[:2]}\n" for key in KEYS[1:]))
+    assert f"no speaker for {KEYS[0]}" in decode(work).stderr
+
+
 def test_ivectors_and_subsampling_reach_the_network_and_a_foreign_extractor_is_refused(work: Path) -> None:
     pdfs = (work / "graph" / "num_pdfs").read_text().strip()
     (work / "nnet.config").write_text(

@@ -65,8 +65,12 @@ def test_a_subset_of_more_than_there_are_is_everything() -> None:
     assert [key for key, _ in chosen] == ["k0", "k1", "k2", "k3", "k4"]
 
 
+def test_a_subset_of_none_is_empty_and_counts() -> None:
+    assert random_subset(_examples(5), 0, 1) == ([], 5)
+
+
 def test_sizes_must_make_sense() -> None:
-    with pytest.raises(UserError, match="--n must be at least 1"):
-        random_subset([], 0, 0)
+    with pytest.raises(UserError, match="--n must be at least 0"):
+        random_subset([], -1, 0)
     with pytest.raises(UserError, match="--buffer-size cannot be negative"):
         list(shuffled([], 0, -1))

@@ -12,28 +12,16 @@ from scipy.fft import dct
 
 pytest.importorskip("kaldi_native_fbank", reason="kaldi-native-fbank is not installed; features need it")
 
+from feature_options import OPTIONS, RATE, samples
+
 from nnet3py.errors import UserError
 from nnet3py.features.extraction import Extractor
 from nnet3py.tables.holders import DOUBLE, MATRIX, WAVE
+from nnet3py.tables.htk_and_sphinx import HTK
 from nnet3py.tables.table import SequentialReader, TableWriter
 from nnet3py.tables.wave import Wave
 
 Array = np.ndarray[Any, Any]
-RATE = 8000
-
-OPTIONS: dict[str, Any] = {
-    "sample_frequency": 8000.0, "frame_length": 25.0, "frame_shift": 10.0, "preemphasis_coefficient": 0.97,
-    "remove_dc_offset": True, "dither": 0.0, "seed": 0, "window_type": "povey", "blackman_coeff": 0.42,
-    "round_to_power_of_two": True, "snip_edges": True, "num_mel_bins": 23, "low_freq": 20.0, "high_freq": 0.0,
-    "energy_floor": 0.0, "raw_energy": True, "htk_compat": False, "use_energy": False, "num_ceps": 13,
-    "cepstral_lifter": 22.0, "use_log_fbank": True, "use_power": True,
-}  # fmt: skip
-
-
-def samples(seconds: float = 0.5, seed: int = 0) -> Array:
-    time = np.arange(int(seconds * RATE)) / RATE
-    noise = np.random.default_rng(seed).standard_normal(len(time))
-    return np.round(3000 * np.sin(2 * np.pi * (300 + 800 * time) * time) + 100 * noise).astype(np.float32)
 
 
 def mel_bins(num_bins: int, size: int, low: float, high: float) -> Array:
@@ -181,6 +169,67 @@ def test_recordings_that_will_not_do_get_a_warning_and_no_features() -> None:
     found = dict(SequentialReader("ark:a.ark", MATRIX))
     np.testing.assert_allclose(found["u1"].mean(axis=0), 0, atol=1e-4)
     np.testing.assert_array_equal(found["u1"], found["stereo"])
+
+
+@pytest.mark.usefixtures("_recordings")
+def test_recordings_of_other_rates_are_resampled_if_allowed() -> None:
+    Path("conf").write_text("--dither=0\n--max-feature-vectors=1000\n")
+    command = "compute-fbank-feats --config=conf --sample-frequency={} {} scp:out.scp ark:a.ark"
+    messages = run(command.format(8000, "--allow-downsample=true --allow-upsample=false"))
+    assert "Done 4 out of 5 utterances." in messages  # all but the one shorter than a frame
+    assert len(dict(SequentialReader("ark:a.ark", MATRIX))["wide"]) == 23  # a quarter of a second
+    messages = run(command.format(16000, "--allow-downsample=true"))
+    assert "Done 1 out of 5 utterances." in messages
+    assert "give --sample-frequency=8000 or --allow-upsample=true, or convert" in messages
+    run(command.format(16000, "--allow-upsample=true"))
+    found = dict(SequentialReader("ark:a.ark", MATRIX))
+    assert [len(found[key]) for key in ("u1", "wide")] == [48, 23]
+    # Twice the samples give four times the power.
+    below = "--low-freq=200 --high-freq=3000 --preemphasis-coefficient=0"
+    run(command.format(16000, f"--allow-upsample=true {below}"))
+    run(command.format(8000, below).replace("a.ark", "b.ark"))
+    before, after = (dict(SequentialReader(f"ark:{name}.ark", MATRIX))["u1"] for name in "ba")
+    np.testing.assert_allclose(after - before, np.log(4), atol=0.3)
+
+
+@pytest.mark.usefixtures("_recordings")
+def test_warp_factors_are_those_of_utterances_or_speakers() -> None:
+    Path("warps").write_text("u1 0.9\ns2 1.15\n")
+    Path("utt2spk").write_text("u1 s1\nu2 s2\n")
+    command = "compute-mfcc-feats --sample-frequency=8000 --dither=0 {} scp:wav.scp ark:a.ark"
+
+    def found(options: str) -> dict[str, Any]:
+        messages = run(command.format(options))
+        assert ("No vtln-map entry" in messages) == ("vtln-map" in options)
+        return dict(SequentialReader("ark:a.ark", MATRIX))
+
+    plain, narrow, wide = found(""), found("--vtln-warp=0.9"), found("--vtln-warp=1.15")
+    assert np.abs(plain["u1"] - narrow["u1"]).max() > 1
+    by_utterance = found("--vtln-map=ark:warps --vtln-warp=7")
+    assert list(by_utterance) == ["u1"]
+    np.testing.assert_array_equal(by_utterance["u1"], narrow["u1"])
+    by_speaker = found("--vtln-map=ark:warps --utt2spk=ark:utt2spk")
+    assert list(by_speaker) == ["u2"]
+    np.testing.assert_array_equal(by_speaker["u2"], wide["u2"])
+    assert "--utt2spk is for --vtln-map" in run(command.format("--utt2spk=ark:utt2spk"), 1)
+
+
+@pytest.mark.usefixtures("_recordings")
+@pytest.mark.parametrize(("kind", "number"), [("mfcc", 6), ("fbank", 7)])
+def test_htk_output_holds_the_same_numbers(kind: str, number: int) -> None:
+    command = f"compute-{kind}-feats --sample-frequency=8000 --use-energy={{}} scp:wav.scp ark:"
+    run(command.format("true") + "kaldi.ark")
+    run(command.format("true").replace("scp:", "--output-format=htk scp:") + "htk.ark")
+    run("copy-feats --htk-in=true ark:htk.ark ark:copied.ark")
+    assert Path("copied.ark").read_bytes() == Path("kaldi.ark").read_bytes()
+    first = next(iter(dict(SequentialReader("ark:htk.ark", HTK)).values()))
+    assert (first.period, first.kind) == (100000, number | 0o100)
+    assert "kaldi or htk" in run(command.format("true").replace("scp:", "--output-format=hdf scp:") + "x.ark", 1)
+
+
+@pytest.mark.usefixtures("_recordings")
+def test_the_mel_bins_can_be_printed() -> None:
+    assert "bin 22, offset" in run("compute-fbank-feats --debug-mel=true --sample-frequency=8000 scp:wav.scp ark:a.ark")
 
 
 @pytest.mark.usefixtures("_recordings")

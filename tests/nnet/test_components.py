@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nnet3py.errors import UserError
+from nnet3py.nnet.block_affine import BlockAffineComponent
 from nnet3py.nnet.component import Component, Layout, Phase, component_class
 from nnet3py.nnet.configuration import ConfigLine
+from nnet3py.nnet.model_file import read_network, write_network
+from nnet3py.nnet.network import Network
 
 EXAMPLES = {
     "affine": "type=AffineComponent input-dim=5 output-dim=4",
@@ -30,6 +34,11 @@ EXAMPLES = {
     "log-softmax": "type=LogSoftmaxComponent dim=6",
     "sum of equal groups": "type=SumGroupComponent input-dim=6 output-dim=3",
     "sum of groups": "type=SumGroupComponent sizes=1,3,2",
+    "sum of blocks": "type=SumBlockComponent input-dim=6 output-dim=2 scale=0.7",
+    "repeated affine": "type=RepeatedAffineComponent input-dim=6 output-dim=9 num-repeats=3 bias-stddev=1",
+    "natural gradient repeated affine": "type=NaturalGradientRepeatedAffineComponent input-dim=6 output-dim=4 "
+    "num-repeats=2 bias-mean=0.5",
+    "block affine": "type=BlockAffineComponent input-dim=6 output-dim=9 num-blocks=3",
     "batch-norm": "type=BatchNormComponent dim=6 target-rms=0.5 epsilon=0.01",
     "batch-norm in blocks": "type=BatchNormComponent dim=6 block-dim=2",
     "no-op": "type=NoOpComponent dim=6",
@@ -38,6 +47,7 @@ EXAMPLES = {
     "general dropout": "type=GeneralDropoutComponent dim=6 block-dim=3 dropout-proportion=0.3",
     "continuous dropout": "type=GeneralDropoutComponent dim=6 dropout-proportion=0.3 continuous=true time-period=2",
     "spec-augment": "type=GeneralDropoutComponent dim=8 specaugment-max-proportion=0.5 specaugment-max-regions=2",
+    "time masks": "type=SpecAugmentTimeMaskComponent dim=6 zeroed-proportion=0.5 time-mask-max-frames=2",
     "scales": "type=PerElementScaleComponent dim=6 param-stddev=0.3",
     "natural gradient scales": "type=NaturalGradientPerElementScaleComponent dim=6 param-stddev=0.3",
     "offsets": "type=PerElementOffsetComponent dim=6 block-dim=3 param-stddev=0.3",
@@ -62,6 +72,10 @@ class SumUpdate:
         self.delta[linear] += dy.T @ x
         if bias is not None:
             self.delta[bias] += dy.sum(axis=0)
+
+    def add_gradient(self, gradient: np.ndarray, bias_gradient: np.ndarray, linear: str, bias: str) -> None:
+        self.delta[linear] += gradient
+        self.delta[bias] += bias_gradient
 
     def add_vector(self, field: str, rows: np.ndarray) -> None:
         self.delta[field] += rows.sum(axis=0)
@@ -153,6 +167,32 @@ def test_without_a_wish_for_it_there_is_no_input_derivative(config: str) -> None
     x = random_rows(len(layout.input_times) * SEQUENCES, component.input_dim, 1).astype(np.float32)
     y, memo = apply(component, x)
     assert component.backprop(memo, np.ones_like(y), layout, None, False) is None
+
+
+@pytest.mark.parametrize("config", EXAMPLES.values(), ids=EXAMPLES.keys())
+def test_each_form_of_model_file_holds_all_of_a_component(config: str, tmp_path: Path) -> None:
+    network = Network.from_config(
+        f"input-node name=input dim={make(config).input_dim}\ncomponent name=c {config}\n"
+        "component-node name=c component=c input=input\noutput-node name=output input=c"
+    )
+    component: Any = network.components["c"]
+    if hasattr(component, "test_mode"):
+        component.test_mode = True
+    if component.updatable:
+        component.learning_rate, component.max_change, component.l2_regularize = 0.25, 0.5, 0.125
+    forms = {"binary": True, "text": False, "c.h5": True}
+    for name, binary in forms.items():
+        write_network(str(tmp_path / name), network, binary)
+    for name in forms:
+        again: Any = read_network(str(tmp_path / name)).components["c"]
+        assert type(again) is type(component)
+        for field in component.fields:
+            if not field.obsolete:
+                kept, found = getattr(component, field.attribute), getattr(again, field.attribute)
+                np.testing.assert_allclose(found, kept, rtol=1e-6, atol=1e-6, err_msg=f"{name} {field.token}")
+        if name != "text":
+            write_network(str(tmp_path / "again"), read_network(str(tmp_path / name)))
+            assert (tmp_path / "again").read_bytes() == (tmp_path / "binary").read_bytes()
 
 
 @pytest.mark.parametrize("config", EXAMPLES.values(), ids=EXAMPLES.keys())
@@ -254,6 +294,16 @@ def test_settings_of_a_trained_component_are_read() -> None:
         ("type=RectifiedLinearComponent dim=3 self-repair-scale=0.5", "self-repair-scale"),
         ("type=TdnnComponent input-dim=2 output-dim=2 time-offsets=1,1", "repeat"),
         ("type=BatchNormComponent dim=10 epsilon=0", "epsilon=0 must be above zero"),
+        ("type=SumBlockComponent input-dim=7 output-dim=3", "multiple of output-dim"),
+        ("type=RepeatedAffineComponent input-dim=6 output-dim=5 num-repeats=3", "multiples of num-repeats=3"),
+        ("type=RepeatedAffineComponent input-dim=6 output-dim=6", "num-repeats= is missing"),
+        ("type=BlockAffineComponent input-dim=7 output-dim=6 num-blocks=3", "multiples of num-blocks=3"),
+        ("type=BlockAffineComponent input-dim=6 output-dim=6 num-blocks=0", "num-blocks=0 must be above zero"),
+        ("type=SpecAugmentTimeMaskComponent zeroed-proportion=0.5", "dim= is missing"),
+        ("type=SpecAugmentTimeMaskComponent dim=3 zeroed-proportion=1", "from 0 to below 1"),
+        ("type=SpecAugmentTimeMaskComponent dim=3 zeroed-proportion=-0.1", "from 0 to below 1"),
+        ("type=SpecAugmentTimeMaskComponent dim=3 zeroed-proportion=0.95", "leave a frame or more"),
+        ("type=SpecAugmentTimeMaskComponent dim=3 time-mask-max-frames=1", "must be above 1"),
         ("type=LstmNonlinearityComponent cell-dim=3", "does not support"),
     ],
 )
@@ -399,6 +449,77 @@ def test_spec_augment_zeroes_bands_of_at_most_its_proportion() -> None:
     # A band on the circle of dimensions has one beginning.
     begins = ((y == 0) & (np.roll(y, 1, axis=1) != 0)).sum(axis=1)
     assert set(begins) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "info"),
+    [
+        (
+            "type=RepeatedAffineComponent input-dim=6 output-dim=9 num-repeats=3 param-stddev=0 bias-mean=0.5",
+            "input-dim=6, output-dim=9, learning-rate=0.001, num-repeats=3, linear-params-rms=0, "
+            "bias-{mean,stddev}=0.5,0",
+        ),
+        (
+            "type=NaturalGradientRepeatedAffineComponent input-dim=6 output-dim=4 num-repeats=2 param-stddev=0 "
+            "bias-mean=-1 max-change=0.75",
+            "input-dim=6, output-dim=4, learning-rate=0.001, max-change=0.75, num-repeats=2, linear-params-rms=0, "
+            "bias-{mean,stddev}=-1,0",
+        ),
+        (
+            "type=BlockAffineComponent input-dim=6 output-dim=9 num-blocks=3 param-stddev=0 bias-stddev=0 "
+            "learning-rate=0.5",
+            "input-dim=6, output-dim=9, learning-rate=0.5, num-blocks=3, linear-params-rms=0, bias-{mean,stddev}=0,0",
+        ),
+        ("type=SumBlockComponent input-dim=6 output-dim=2 scale=0.7", "input-dim=6, output-dim=2, scale=0.7"),
+        (
+            "type=SpecAugmentTimeMaskComponent dim=6 zeroed-proportion=0.2 time-mask-max-frames=4",
+            "dim=6, zeroed-proportion=0.2, time-mask-max-frames=4",
+        ),
+    ],
+)
+def test_info_is_what_kaldis_nnet3_info_printed(config: str, info: str) -> None:
+    component = make(config)
+    assert component.info() == f"{component.type_name}, {info}"
+
+
+def test_time_masks_are_stretches_of_whole_frames_within_each_sequence() -> None:
+    component = make("type=SpecAugmentTimeMaskComponent dim=3 zeroed-proportion=0.2 time-mask-max-frames=5")
+    layout = Layout(range(4000), range(4000), 3)
+    x = np.ones((12000, 3), np.float32)
+    y, _ = component.propagate(x, layout, Phase.TRAIN, np.random.default_rng(0))
+    assert set(np.unique(y)) == {0.0, 1.0}
+    assert (y == y[:, :1]).all()
+    for sequence in y[:, 0].reshape(4000, 3).T:
+        ends = np.flatnonzero(np.diff(sequence)) + 1
+        lengths = {value: np.diff(ends)[sequence[ends[:-1]] == value] for value in (0.0, 1.0)}
+        assert set(lengths[0.0]) == set(range(1, 6))
+        assert set(lengths[1.0]) == set(range(1, 21))  # 5 (1 - 0.2) / 0.2
+        assert lengths[1.0].mean() == pytest.approx(10.5, rel=0.1)
+    assert (y == 0).mean() == pytest.approx(3 / 13.5, rel=0.1)
+    assert not (y.reshape(4000, 3, 3)[:, 0] == y.reshape(4000, 3, 3)[:, 1]).all()
+    np.testing.assert_array_equal(component.propagate(x, layout, Phase.TEST)[0], x)
+
+
+def test_a_sequence_starts_with_a_stretch_that_passes_as_often_as_kaldi_has_it() -> None:
+    component = make("type=SpecAugmentTimeMaskComponent dim=1 zeroed-proportion=0.25")
+    y, _ = component.propagate(
+        np.ones((4000, 1), np.float32), Layout([0], [0], 4000), Phase.TRAIN, np.random.default_rng(0)
+    )
+    assert y.mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_repeated_affine_layer_becomes_a_block_affine_one_that_computes_the_same() -> None:
+    repeated: Any = make("type=RepeatedAffineComponent input-dim=6 output-dim=9 num-repeats=3 bias-stddev=1 "
+                         "learning-rate=0.2 max-change=0.3")  # fmt: skip
+    blocks = BlockAffineComponent.of_repeated(repeated)
+    blocks.check()
+    x = random_rows(8, 6, 1)
+    matrix = np.kron(np.eye(3), repeated.linear)  # the block-diagonal matrix, written out
+    expected = x @ matrix.T + np.tile(repeated.bias, 3)
+    for component in (repeated, blocks):
+        np.testing.assert_allclose(apply(component, x)[0], expected, rtol=1e-6)
+    assert (blocks.learning_rate, blocks.max_change) == (0.2, 0.3)
+    assert repeated.num_parameters() * 3 == blocks.num_parameters()
 
 
 def test_a_tdnn_component_is_an_affine_layer_over_spliced_input() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,7 +231,7 @@ def test_edits_make_layers_fixed() -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ("apply-svd name=a1 bottleneck-dim=2", "apply-svd is not one of the edits known here"),
+        ("add-layer name=a1", "add-layer is not one of the edits known here"),
         ("set-learning-rate name=a1", "learning-rate= is missing"),
         ("set-learning-rate learning-rate=-1", "must not be negative"),
         ("rename-node old-name=nobody new-name=x", "no node named nobody"),
@@ -267,3 +269,16 @@ def test_test_mode_reaches_batch_norm_and_dropout() -> None:
 def test_changes_by_numbers_that_are_not_finite_are_refused() -> None:
     with pytest.raises(UserError, match="--scale=nan"):
         change(network(), Changes(scale=float("nan")))
+
+
+def test_a_layer_larger_than_any_memory_is_refused_in_a_line(tmp_path: Path) -> None:
+    dims = "input-dim=2000000000 output-dim=2000000000"
+    (tmp_path / "final.config").write_text(
+        f"input-node name=input dim=2000000000\ncomponent name=l type=AffineComponent {dims}\n"
+        "component-node name=l component=l input=input\noutput-node name=output input=l\n"
+    )
+    done = subprocess.run(["nnet-init", "final.config", "0.raw"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ERROR (nnet-init")
+    assert "memory" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

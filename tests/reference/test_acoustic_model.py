@@ -39,6 +39,17 @@ def test_transition_model_and_network_are_joined_as_by_kaldi(kaldi_reference: Pa
     assert (tmp_path / "again.mdl").read_bytes() == (folder / "am_no_priors.mdl").read_bytes()
 
 
+def test_tree_and_topology_make_the_states_that_kaldi_made(kaldi_reference: Path, tmp_path: Path) -> None:
+    folder = kaldi_reference / "am"
+    text = (folder / "0.trans_mdl").read_text()
+    (tmp_path / "topo").write_text(text[text.index("<Topology>") : text.index("</Topology>")] + "</Topology>\n")
+    run("nnet-am-init", "--binary=false", folder / "tree", tmp_path / "topo", folder / "final.raw", tmp_path / "am.mdl")
+    made = (tmp_path / "am.mdl").read_text()
+    first, last = "<Topology>", "<LogProbs>"  # the probabilities of the reference have been trained
+    assert made[made.index(first) : made.index(last)] == text[text.index(first) : text.index(last)]
+    assert run("tree-info", folder / "tree") == "num-pdfs 62\ncontext-width 1\ncentral-position 0\n"
+
+
 def test_priors_are_set_as_by_kaldi(kaldi_reference: Path, tmp_path: Path) -> None:
     folder = kaldi_reference / "am"
     run("nnet-am-adjust-priors", folder / "am_no_priors.mdl", folder / "posterior_sum.vec", tmp_path / "final.mdl")

@@ -38,6 +38,17 @@ def get_egs(folder: Path, *options: str, open_files: int | None = None) -> subpr
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, preexec_fn=limit)
 
 
+def add_statistics(folder: Path) -> None:
+    """Speakers' utterances, and statistics for normalisation."""
+    lines = (folder / "data/utt2spk").read_text().split()
+    members: dict[str, list[str]] = {}
+    for utterance, speaker in zip(lines[::2], lines[1::2], strict=True):
+        members.setdefault(speaker, []).append(utterance)
+    (folder / "data/spk2utt").write_text("".join(f"{s} {' '.join(u)}\n" for s, u in members.items()))
+    command = "compute-cmvn-stats --spk2utt=ark:data/spk2utt scp:data/feats.scp ark,scp:data/cmvn.ark,data/cmvn.scp"
+    subprocess.run(["bash", "-c", command], cwd=folder, check=True, capture_output=True)
+
+
 def keys_in(archives: str, folder: Path) -> list[str]:
     """The keys of the examples of all archives that a pattern names, in order of the alphabet."""
     words = ["nnet-copy-egs", f"ark:cat {archives} |", "ark,t:-"]
@@ -48,19 +59,45 @@ def keys_in(archives: str, folder: Path) -> list[str]:
 
 def test_a_chosen_validation_set_is_used_and_features_are_normalised(corpus: Path) -> None:
     (corpus / "valid").write_text("s1-u001\ns2-u002 more words\nnot-here\n")
-    lines = (corpus / "data/utt2spk").read_text().split()
-    members: dict[str, list[str]] = {}
-    for utterance, speaker in zip(lines[::2], lines[1::2], strict=True):
-        members.setdefault(speaker, []).append(utterance)
-    (corpus / "data/spk2utt").write_text("".join(f"{s} {' '.join(u)}\n" for s, u in members.items()))
-    command = "compute-cmvn-stats --spk2utt=ark:data/spk2utt scp:data/feats.scp ark,scp:data/cmvn.ark,data/cmvn.scp"
-    subprocess.run(["bash", "-c", command], cwd=corpus, check=True, capture_output=True)
+    add_statistics(corpus)
     done = get_egs(corpus, "--valid-uttlist=valid", "--cmvn-opts=--norm-means=true")
     assert done.returncode == 0, done.stderr
     assert (corpus / "egs/valid_uttlist").read_text().split() == ["s1-u001", "s2-u002"]
     assert "apply-cmvn --norm-means=true" in (corpus / "egs/log/get_egs.1.log").read_text()
     assert (corpus / "egs/cmvn_opts").read_text() == "--norm-means=true\n"
     assert (corpus / "egs/.complete").exists()
+
+
+def test_online_normalisation_leaves_what_decoding_needs_and_jobs_make_no_difference(corpus: Path) -> None:
+    add_statistics(corpus)
+    options = ["--online-cmvn=true", "--cmvn-opts=--cmn-window=40 --norm-vars=true", "--num-utts-subset=2"]
+    archives = []
+    for jobs in (1, 3):
+        done = get_egs(corpus, f"--nj={jobs}", *options)
+        assert done.returncode == 0, done.stderr
+        words = ["nnet-copy-egs", "ark:egs/egs.1.ark", "ark,t:-"]
+        text = subprocess.run(words, cwd=corpus, capture_output=True, text=True, check=True).stdout
+        archives.append(sorted(example.strip() for example in re.split(r"(?<=</Nnet3Eg>)", text)))
+    assert len(archives[0]) > 20
+    assert archives[0] == archives[1]
+    log = (corpus / "egs/log/get_egs.3.log").read_text()
+    assert "apply-cmvn-online --cmn-window=40 --norm-vars=true --spk2utt=ark:egs/split/spk2utt.3" in log
+    assert "WARNING" not in log
+    assert (corpus / "egs/global_cmvn.stats").read_text().startswith(" [\n")
+    assert (corpus / "egs/online_cmvn").read_bytes() == b""
+    assert get_egs(corpus, "--cmvn-opts=--norm-means=true").returncode == 0
+    assert not (corpus / "egs/online_cmvn").exists()
+
+
+def test_online_normalisation_that_normalises_nothing_is_refused(corpus: Path) -> None:
+    add_statistics(corpus)
+    done = get_egs(corpus, "--online-cmvn=true")
+    assert done.returncode == 1
+    assert "--online-cmvn needs options that normalise" in done.stderr
+    (corpus / "data/cmvn.scp").unlink()
+    done = get_egs(corpus, "--online-cmvn=true", "--cmvn-opts=--norm-means=true")
+    assert "Expected data/cmvn.scp for --online-cmvn" in done.stderr
+    assert not (corpus / "egs/.complete").exists()
 
 
 @pytest.mark.slow

@@ -14,16 +14,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_corpus import FEAT_DIM, INIT_CONFIG, LAYER2_CONFIG, NUM_PDFS, SPLICED, final_config, make_corpus
+from tiny_corpus import (
+    FEAT_DIM,
+    INIT_CONFIG,
+    LAYER2_CONFIG,
+    NUM_PDFS,
+    SPLICED,
+    add_transitions,
+    final_config,
+    make_corpus,
+    scaled_config,
+)
 
 from nnet3py.driver.report import read_progress
 from nnet3py.driver.schedule import shard
+from nnet3py.nnet.transition_model import read_transition_model
 from nnet3py.tables.basic_types import read_header
 from nnet3py.tables.holders import INT_VECTOR
 from nnet3py.tables.matrix import read_vector
 from nnet3py.tables.streams import open_input
-from nnet3py.tables.table import SequentialReader, TableWriter
+from nnet3py.tables.table import SequentialReader
 
+PRIOR_SCALE = "presoftmax_prior_scale.vec"
 STEPS = Path(__file__).resolve().parents[2] / "steps"
 OPTIONS = {
     "--feat-dir": "data",
@@ -394,15 +406,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_runs(copy: Path,
 
 @pytest.mark.slow
 def test_an_alignment_with_a_transition_model_gives_an_acoustic_model(copy: Path) -> None:
-    ali = copy / "am_ali"
-    ali.mkdir()
-    (ali / "final.mdl").write_text(_transitions())
-    with (
-        SequentialReader(f"scp:{copy}/ali/ali.scp", INT_VECTOR) as reader,
-        TableWriter(f"ark:| gzip -c > {ali}/ali.1.gz", INT_VECTOR) as writer,
-    ):
-        for key, pdfs in reader:
-            writer.write(key, (2 * pdfs + 1).astype(np.int32))
+    ali = add_transitions(copy)
     add_experiment(copy, "am", config=final_config())
     done = train(copy, "--cleanup=false", "--ali-dir=am_ali", directory="am")
     assert done.returncode == 0, done.stderr
@@ -412,19 +416,54 @@ def test_an_alignment_with_a_transition_model_gives_an_acoustic_model(copy: Path
     assert "already finished" in train(copy, "--cleanup=false", "--ali-dir=am_ali", directory="am").stderr
     # The labels are the same as those of the pdf alignment, and so is the network.
     assert (copy / "am/final.raw").read_bytes() == (copy / "exp/final.raw").read_bytes()
+    counts = np.zeros(2 * NUM_PDFS + 1)
+    with SequentialReader(f"ark:gunzip -c {ali}/ali.1.gz |", INT_VECTOR) as reader:
+        for _, transitions in reader:
+            counts += np.bincount(transitions, minlength=len(counts))
+    states = counts[1:].reshape(NUM_PDFS, 2)
+    trained = read_transition_model(str(copy / "am/final.mdl")).log_probs[1:].reshape(NUM_PDFS, 2)
+    np.testing.assert_allclose(np.exp(trained), states / states.sum(axis=1, keepdims=True), rtol=1e-5)
+    (ali / "ali.1.gz").unlink()
+    (copy / "am/final.mdl").unlink()
+    done = train(copy, "--cleanup=false", "--ali-dir=am_ali", directory="am")
+    assert done.returncode == 0, done.stderr
+    assert "am_ali has no alignments: transition probabilities stay those of its final.mdl" in done.stderr
 
 
-def _transitions() -> str:
-    triples = "\n".join(f"{phone} {state} {3 * (phone - 1) + state}" for phone in (1, 2) for state in range(3))
-    log_probs = " ".join(["-0.2876821 -1.386294"] * NUM_PDFS)
-    states = "\n".join(
-        f"<State> {n} <PdfClass> {n} <Transition> {n} 0.75 <Transition> {n + 1} 0.25 </State>" for n in range(3)
-    )
-    return (
-        "<TransitionModel>\n<Topology>\n<TopologyEntry>\n<ForPhones>\n1 2\n</ForPhones>\n"
-        f"{states}\n<State> 3 </State>\n</TopologyEntry>\n</Topology>\n<Triples> {NUM_PDFS}\n{triples}\n</Triples>\n"
-        f"<LogProbs>\n [ 0 {log_probs} ]\n</LogProbs>\n</TransitionModel>\n"
-    )
+def read_scales(path: Path) -> list[float]:
+    return [float(word) for word in path.read_text().split()[1:-1]]
+
+
+def test_scales_before_the_softmax_are_computed_where_a_configuration_names_them(copy: Path) -> None:
+    options = ["--egs.dir=exp/egs", "--exit-stage=0", "--cleanup=false"]
+    add_transitions(copy)
+    found = {}
+    for name, ali in (("pdfs", "ali"), ("transitions", "am_ali")):
+        experiment = add_experiment(copy, name, config=scaled_config(f"{name}/configs/{PRIOR_SCALE}"))
+        done = train(copy, *options, f"--ali-dir={ali}", directory=name)
+        assert done.returncode == 0, done.stderr
+        assert os.readlink(experiment / f"configs/{PRIOR_SCALE}") == f"../{PRIOR_SCALE}"
+        found[name] = read_scales(experiment / PRIOR_SCALE)
+    with SequentialReader(f"scp:{copy}/ali/ali.scp", INT_VECTOR) as reader:
+        counts = sum(np.bincount(pdfs, minlength=NUM_PDFS) for _, pdfs in reader)
+    expected = (counts + 0.01 * counts.mean()) ** -0.25
+    np.testing.assert_allclose(found["pdfs"], expected / expected.mean(), rtol=1e-12)
+    assert found["transitions"] == found["pdfs"]
+    assert not (copy / f"exp/{PRIOR_SCALE}").exists()
+    done = train(copy, *options, "--stage=-2", "--trainer.presoftmax-prior-scale-power=-0.5", directory="pdfs")
+    assert done.returncode == 0, done.stderr
+    squared = read_scales(copy / f"pdfs/{PRIOR_SCALE}")
+    np.testing.assert_allclose(np.array(squared) / squared[0], (expected / expected[0]) ** 2, rtol=1e-9)
+
+
+def test_scales_of_ones_own_are_left_alone(copy: Path) -> None:
+    experiment = add_experiment(copy, "own", config=scaled_config(f"own/configs/{PRIOR_SCALE}"))
+    own = "[ " + "1 " * NUM_PDFS + "]"
+    (experiment / f"configs/{PRIOR_SCALE}").write_text(own)
+    done = train(copy, "--egs.dir=exp/egs", "--exit-stage=0", directory="own")
+    assert done.returncode == 0, done.stderr
+    assert (experiment / f"configs/{PRIOR_SCALE}").read_text() == own
+    assert not (experiment / PRIOR_SCALE).exists()
 
 
 def test_the_record_of_options_has_their_names(trained: Path) -> None:

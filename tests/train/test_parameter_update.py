@@ -118,3 +118,29 @@ def test_products_are_added_in_place_whatever_the_memory_layout() -> None:
     delta = np.ones((9, 7), np.float32)
     add_product(delta, 0.3, left, wide)
     np.testing.assert_allclose(delta, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", [Method.SGD, Method.SIMPLE, Method.ONLINE])
+def test_a_whole_gradient_is_preconditioned_by_rows(method: Method) -> None:
+    update = _update(_layer(7, 9), method)
+    of_rows = OnlineNaturalGradient(4, 4.0, 4, 2000.0)
+    expected = np.zeros((9, 8))
+    for seed in range(12):
+        gradient, bias_gradient = _rows(seed, 9, 7), _rows(seed, 1, 9)[0]
+        rows = np.concatenate([gradient, bias_gradient[:, None]], axis=1)
+        update.add_gradient(gradient, bias_gradient, "linear", "bias")
+        if method is Method.SGD:
+            expected += 0.5 * rows
+        elif method is Method.SIMPLE:
+            expected += 0.5 * simple_natural_gradient(rows)
+        else:
+            rows, scale = of_rows.precondition(rows)
+            expected += 0.5 * scale * rows
+    found = np.concatenate([update.delta["linear"], update.delta["bias"][:, None]], axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    assert update.finite
+    before = update.delta["linear"].copy()
+    with np.errstate(invalid="ignore"):
+        update.add_gradient(np.full((9, 7), np.inf, np.float32), np.zeros(9, np.float32), "linear", "bias")
+    assert not update.finite
+    np.testing.assert_array_equal(update.delta["linear"], before)
