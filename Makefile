@@ -34,7 +34,7 @@ demo: $(READY)
 	@cd egs/digits/s5 && ./run.sh $(DEMO_OPTIONS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
