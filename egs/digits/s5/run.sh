@@ -20,8 +20,8 @@ epochs=4
 context=5
 layers=2
 ng_lrate="0.005 0.0005"     # effective rate at the start and the end; RESULTS has the rates tried
-sgd_lrate="0.02 0.0005"
-sgd_lrate_4jobs="0.04 0.0002"
+sgd_lrate="0.32 0.0005"
+sgd_lrate_4jobs="0.32 0.0001"
 egs_per_archive=5650        # of 8 frames: what a job trains on in an iteration, 45000 frames
 minibatch=32                # examples, so 256 frames
 
