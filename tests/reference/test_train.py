@@ -85,9 +85,9 @@ def test_natural_gradient_is_as_near_to_kaldi_as_kaldi_is_to_itself(
 
 
 # Kaldi draws at random here: when statistics of rectified units are stored and repaired, and when the orthonormal
-# constraint is applied. Kaldi's own runs with eight seeds (--srand=0 to 7) differ from this reference by up to 8 percent
-# (tdnn_relu) and 11 percent (tdnnf) in a line, and by 2 percent in the line for the whole run; means of four, by up to 6
-# percent in a line. Ours scatter alike, so the mean of four is compared.
+# constraint is applied. Kaldi's own runs with eight seeds (--srand=0 to 7) differ from this reference by up to 8 % in a
+# line (tdnn_relu) and 11 % (tdnnf), and by 2 % in the line for the whole run; means of four of them by up to 6 % in a
+# line. Ours scatter alike, so the mean of four is compared.
 @pytest.mark.parametrize("name", ["tdnn_relu", "tdnnf"])
 def test_tdnn_training_follows_kaldis_objective(
     kaldi_reference: Path, name: str, capsys: pytest.CaptureFixture[str]
