@@ -1,0 +1,246 @@
+"""What comes before the first iteration: contexts, examples, the decorrelating transform, the initial model.
+
+Source: Kaldi egs/wsj/s5/steps/nnet3/train_dnn.py, steps/libs/nnet3/train/frame_level_objf/common.py
+(``compute_preconditioning_matrix``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+
+from nnet3py import log
+from nnet3py.driver import prior_scale
+from nnet3py.driver.engine import Engine
+from nnet3py.driver.experiment import copy_atomically, link_atomically
+from nnet3py.driver.options import TrainingOptions
+from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
+from nnet3py.errors import UserError
+from nnet3py.jobs.local import DRIVER_PID
+
+_DIAGNOSTIC_MINIBATCH = "1:64"
+_KEPT_FOR_DECODING = (
+    "cmvn_opts",
+    "online_cmvn",
+    "global_cmvn.stats",
+    "info/final.ie.id",
+    "info/frame_subsampling_factor",
+)
+"""Files among the examples that Kaldi's steps/nnet3/decode.sh, and ours, look for beside the model."""
+
+
+@dataclass(frozen=True)
+class Egs:
+    """A directory of examples, as its info/ describes it."""
+
+    folder: str
+    num_archives: int
+    frames_per_eg: int
+    left_context: int
+    right_context: int
+
+
+class Preparation(Stage):
+    """Each method does its part if the result is missing; the caller decides on the order."""
+
+    def __init__(self, options: TrainingOptions, engine: Engine, get_egs: str) -> None:
+        """``get_egs`` is the program that makes examples."""
+        super().__init__(options, engine)
+        self.get_egs = get_egs
+        self.egs_folder = options.egs_dir or f"{options.dir}/egs"
+
+    def copy_alignment_files(self) -> None:
+        """What decoding compares with the graph and the data: phones, the tree, the number of jobs."""
+        for name in ("phones.txt", "tree", "num_jobs"):
+            source = f"{self.options.ali_dir}/{name}"
+            if os.path.isfile(source):
+                copy_atomically(source, self.experiment.path(name))
+
+    def context(self) -> tuple[int, int]:
+        """The network's context: from configs/vars, or from the network that can be made before the examples."""
+        if self.options.input_model:
+            return self._context_of(self.options.input_model)
+        if self._initial_config() is None:
+            raise UserError(f"Expected {self.options.dir}/configs/final.config, found no such file.")
+        if self.experiment.has("configs/init.config") and not self.experiment.has("init.raw"):
+            self._run(
+                "nnet_init",
+                ["nnet-init", "--srand=0", self.experiment.path("configs/init.config"), self._raw("init")],
+                "Making the network that splices frames",
+            )
+        if self.experiment.has("configs/vars"):
+            return _read_vars(self.experiment.path("configs/vars"))
+        if self.experiment.has("init.raw"):
+            return self._context_of(self._raw("init"))
+        if not self.experiment.has("0.raw"):
+            self._initialise()
+        return self._context_of(self._raw(0))
+
+    def make_egs(self, context: tuple[int, int]) -> None:
+        """Make the examples with the program for it, with as much context as the network needs."""
+        options = self.options
+        if options.egs_dir or self.experiment.has("egs/.complete"):
+            return
+        log.log(f"Making examples in {self.egs_folder}")
+        words = {
+            "--cmd": options.egs_command or options.command,
+            "--cmvn-opts": options.cmvn_opts,
+            "--online-ivector-dir": options.online_ivector_dir,
+            "--left-context": context[0] + options.chunk_left_context,
+            "--right-context": context[1] + options.chunk_right_context,
+            "--samples-per-iter": options.samples_per_iter,
+            "--left-context-initial": _at_the_edge(context[0], options.chunk_left_context_initial),
+            "--right-context-final": _at_the_edge(context[1], options.chunk_right_context_final),
+            "--frames-per-eg": options.frames_per_eg,
+            "--srand": options.srand,
+            "--stage": options.egs_stage,
+        }
+        command = [self.get_egs, "--print-args=false", *(f"{name}={value}" for name, value in words.items())]
+        command += [*shlex.split(options.egs_opts), options.feat_dir, options.ali_dir, self.egs_folder]
+        process = subprocess.Popen(command, env={**os.environ, DRIVER_PID: str(os.getpid())})
+        try:
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        if status != 0:
+            raise UserError(f"Making examples failed ({os.path.basename(self.get_egs)} exited with status {status}).")
+
+    def read_egs(self, context: tuple[int, int]) -> Egs:
+        """The examples there are. Raises UserError if they are not whole or do not fit the network and the options."""
+        folder = self.egs_folder
+
+        def number(name: str) -> int:
+            path = f"{folder}/info/{name}"
+            try:
+                with open(path, encoding="utf-8") as file:
+                    return int(file.readline().split(",")[0])
+            except (OSError, ValueError) as problem:
+                raise UserError(f"Expected a number in {path}, found none ({problem}). Is {folder} complete?") from None
+
+        egs = Egs(folder, *(number(f"{n}") for n in ("num_archives", "frames_per_eg", "left_context", "right_context")))
+        if egs.frames_per_eg != self.options.frames_per_eg:
+            raise UserError(
+                f"The examples in {folder} have {egs.frames_per_eg} frames each, --egs.frames-per-eg is "
+                f"{self.options.frames_per_eg}: give that number, or examples that were cut with it."
+            )
+        self._require_context(egs, context)
+        for name in ["valid_diagnostic.egs", "train_diagnostic.egs", "combine.egs", "egs.1.ark"]:
+            if not os.path.isfile(f"{folder}/{name}"):
+                raise UserError(f"Expected {folder}/{name}, found no such file: make the examples again (--stage -4).")
+        for name in _KEPT_FOR_DECODING:
+            if os.path.isfile(f"{folder}/{name}"):
+                copy_atomically(f"{folder}/{name}", self.experiment.path(os.path.basename(name)))
+        return egs
+
+    def make_initial_model(self, egs: Egs) -> None:
+        """Model 0: a copy of the given one, or a random one, with the decorrelating transform if one is asked for."""
+        if self.experiment.last_model() is not None:
+            return
+        if self.options.input_model:
+            copy_atomically(self.options.input_model, self._raw(0))
+            return
+        if self.experiment.has("configs/init.config") and not self.experiment.has("lda.mat"):
+            self._estimate_transform(egs)
+        self._initialise()
+
+    def check_context(self, egs: Egs) -> None:
+        """The initial model itself has the last word on its context; asked once, when it is new."""
+        if self.experiment.last_model() == 0 and not self.experiment.has("progress.tsv"):
+            self._require_context(egs, self._context_of(self._raw(0)))
+
+    def merge_diagnostic_sets(self, egs: Egs) -> None:
+        """Lay the diagnostic sets out in minibatches once, not again in every iteration."""
+        running = []
+        for kind in DIAGNOSTIC_SETS:
+            name = self._minibatches(kind)
+            if not self.experiment.has(name):
+                size = f"--minibatch-size={_DIAGNOSTIC_MINIBATCH}"
+                source, target = f"ark:{egs.folder}/{kind}_diagnostic.egs", f"ark:{self.experiment.path(name)}"
+                command = ["nnet-merge-egs", size, source, target]
+                path = self.experiment.log(f"merge_{kind}_diagnostic")
+                running.append(self.engine.start(path, command, what=f"Merging the {kind} diagnostic set"))
+        for jobs in running:
+            jobs.wait()
+
+    def _initial_config(self) -> str | None:
+        for name in ("configs/final.config", "configs/layer1.config"):
+            if self.experiment.has(name):
+                return self.experiment.path(name)
+        return None
+
+    def _context_of(self, model: str) -> tuple[int, int]:
+        self._run("context", ["nnet-info", model], f"Finding the context of {model}")
+        with open(self.experiment.log("context"), encoding="utf-8", errors="replace") as text:
+            found = dict(re.findall(r"^(left|right)-context: (\d+)", text.read(), re.MULTILINE))
+        if len(found) != 2:
+            raise UserError(f"nnet-info does not say the context of {model}; see {self.experiment.log('context')}.")
+        return int(found["left"]), int(found["right"])
+
+    def _require_context(self, egs: Egs, context: tuple[int, int]) -> None:
+        if egs.left_context < context[0] or egs.right_context < context[1]:
+            raise UserError(
+                f"The network needs {context[0]} frames on the left and {context[1]} on the right, the examples in "
+                f"{egs.folder} have {egs.left_context} and {egs.right_context}. Write model_left_context={context[0]} "
+                f"and model_right_context={context[1]} into {self.options.dir}/configs/vars and make them again "
+                "(--stage -4)."
+            )
+
+    def _estimate_transform(self, egs: Egs) -> None:
+        """The transform that decorrelates the spliced input, held fixed as the first layer (appendix C.6)."""
+        jobs = min(egs.num_archives, self.options.max_lda_jobs)
+        log.log("Estimating the transform that decorrelates the input")
+        self._run(
+            "get_lda_stats.JOB",
+            [
+                "nnet-acc-lda-stats",
+                f"--rand-prune={self.options.rand_prune:g}",
+                self._raw("init"),
+                f"ark:{egs.folder}/egs.JOB.ark",
+                self.experiment.path("JOB.lda_stats"),
+            ],
+            "Accumulating the transform's statistics",
+            jobs=jobs,
+        )
+        parts = [self.experiment.path(f"{job}.lda_stats") for job in range(1, jobs + 1)]
+        self._run(
+            "get_transform",
+            ["nnet-get-feature-transform", self.experiment.path("lda.mat"), *parts],
+            "Estimating the transform",
+        )
+        self.experiment.remove(*(os.path.basename(path) for path in parts))
+
+    def _initialise(self) -> None:
+        """Make 0.raw of final.config; matrices that it names are found in the directory and in configs/."""
+        config = self._initial_config()
+        assert config is not None
+        if self.experiment.has("lda.mat"):
+            link_atomically("../lda.mat", self.experiment.path("configs/lda.mat"))
+        if prior_scale.is_named(self.experiment):
+            power = self.options.presoftmax_prior_scale_power
+            prior_scale.compute(self.experiment, self.engine, self.options.ali_dir, power)
+        base = [self._raw("init")] if self.experiment.has("init.raw") else []
+        self._run(
+            "add_first_layer" if base else "init_model",
+            ["nnet-init", f"--srand={self.options.srand}", *base, config, self._raw(0)],
+            "Making the initial model",
+        )
+
+
+def _at_the_edge(context: int, chunk_context: int) -> int:
+    """Frames of context at an utterance's edge; negative where it is what it is elsewhere."""
+    return context + chunk_context if chunk_context >= 0 else -1
+
+
+def _read_vars(path: str) -> tuple[int, int]:
+    """The context that configs/vars states."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    found = dict(re.findall(r"^\s*(?:model_)?(left|right)_context\s*=\s*(\d+)\s*$", text, re.MULTILINE))
+    if len(found) != 2:
+        raise UserError(f"{path}: expected the lines model_left_context=... and model_right_context=...")
+    return int(found["left"]), int(found["right"])
