@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -85,14 +84,20 @@ def average_report() -> list[str]:
         for count in (2, 16):
             command = ["nnet-average", *["0.raw"] * count, "average.raw"]
             start = time.perf_counter()
-            process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - start
-            if status:
-                sys.exit("nnet-average failed")
-            lines.append(f"| {count} models | {_peak_bytes(usage) / size:.2f} | {seconds:.2f} |")
+            peak = _peak_bytes(command, folder)
+            lines.append(f"| {count} models | {peak / size:.2f} | {time.perf_counter() - start:.2f} |")
     return lines
 
 
-def _peak_bytes(usage: resource.struct_rusage) -> int:
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _peak_bytes(command: list[str], folder: Path) -> int:
+    """Run a command; the most memory it had. It is started by a small process, for it begins with its parent's peak."""
+    script = (
+        "import resource, subprocess, sys\n"
+        "status = subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL).returncode\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+        "sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *command], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{command[0]} failed")
+    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
