@@ -247,6 +247,16 @@ class TrainingOptions:
         type=click.IntRange(1),
     )
 
+    reporting_email: str = _option(
+        "--reporting.email",
+        "",
+        "Accepted as in Kaldi, with a warning: no mail is sent, accuracy.report has what it would say.",
+        affects_model=False,
+    )
+    reporting_interval: float = _option(
+        "--reporting.interval", 0.1, "Accepted as in Kaldi; has no effect.", affects_model=False
+    )
+
 
 @dataclass(frozen=True)
 class EgsOptions:

@@ -75,6 +75,10 @@ def _check(options: TrainingOptions) -> None:
         raise UserError(f"--trainer.input-model {options.input_model} does not exist.")
     if options.use_gpu not in ("no", "false"):
         raise UserError(f"--use-gpu={options.use_gpu}: computing on a GPU is not supported yet; leave it at no.")
+    if options.reporting_email:
+        log.warning(
+            f"No mail goes to {options.reporting_email}: see {options.dir}/accuracy.report when training is done."
+        )
     minibatch_size.check(options.minibatch_size)
     parse_dropout_schedules(options.dropout_schedule)
     if options.backstitch_training_scale > 0 and options.momentum > 0:

@@ -364,6 +364,12 @@ def test_layers_can_be_added_one_by_one(copy: Path) -> None:
     assert not (experiment / "log/progress.2.log").exists(), "models of different shapes cannot be compared"
 
 
+def test_a_recipe_that_wants_mail_is_told_that_none_is_sent(copy: Path) -> None:
+    done = train(copy, "--reporting.email=someone@example.org", "--reporting.interval=0.5", "--cleanup=false")
+    assert done.returncode == 0, done.stderr
+    assert "No mail goes to someone@example.org" in done.stderr
+
+
 def test_dropout_follows_its_schedule_also_where_a_layer_is_added(copy: Path) -> None:
     dropout = (
         f"component name=dropout type=DropoutComponent dim={3 * FEAT_DIM} dropout-proportion=0\n"
