@@ -1,7 +1,7 @@
 """Components that several nodes use: one minibatch of all their rows.
 
 Compared with Kaldi itself when this was written: the change of each parameter of two networks with a shared layer,
-trained on five minibatches of 32 examples of 8 frames, was within 7e-5 of Kaldi's, whose own runs with other BLAS
+trained on four minibatches of 32 examples of 8 frames, was within 7e-5 of Kaldi's, whose own runs with other BLAS
 kernels differ by up to 5e-4 (with one update after the other it was 0.8 and 1.5).
 """
 
