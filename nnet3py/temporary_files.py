@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 from nnet3py import log
@@ -19,6 +20,28 @@ _paths: set[str] = set()
 def add(path: str) -> None:
     """Note a file, before it is made."""
     _paths.add(path)
+
+
+def beside(path: str) -> str:
+    """A new name in the folder of ``path``, noted, for a file that is to take its place."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    add(temporary)
+    return temporary
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """A temporary name for what is to be written as ``path``: flushed to disk and moved there if no exception came."""
+    temporary = beside(path)
+    try:
+        yield temporary
+        if not os.path.islink(temporary):
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        remove(temporary)
 
 
 def forget(path: str) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nnet3py import log
 from nnet3py.alignment.deltas import add_deltas
-from nnet3py.alignment.language import Language, read_language, replacing
+from nnet3py.alignment.language import Language, read_language
 from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.alignment.monophone import Alignment, MonophoneTrainer, Schedule, train_monophone
 from nnet3py.decoding.score import read_transcripts
@@ -32,6 +32,7 @@ from nnet3py.tables.basic_types import write_header
 from nnet3py.tables.holders import INT_VECTOR, MATRIX
 from nnet3py.tables.streams import open_output
 from nnet3py.tables.table import SequentialReader, TableWriter
+from nnet3py.temporary_files import replacing
 
 _FEWEST_NAMED = 3  # so many keys are named when some are left out
 

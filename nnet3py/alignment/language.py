@@ -14,10 +14,8 @@ Source: Kaldi egs/wsj/s5/utils/prepare_lang.sh.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +32,7 @@ from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.alignment.topology import topology_text
 from nnet3py.errors import UserError
 from nnet3py.program import reason
+from nnet3py.temporary_files import replacing
 
 
 @dataclass(frozen=True)
@@ -225,25 +224,3 @@ def read_transducer(path: str) -> Any:
 
 def _table_text(symbols: dict[str, int]) -> str:
     return "".join(f"{name} {number}\n" for name, number in symbols.items())
-
-
-@contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """A temporary name beside ``path`` for a library that writes by name; moved to ``path`` if no exception came."""
-    handle, temporary = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=os.path.dirname(path) or ".")
-    os.close(handle)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -22,12 +22,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnet3py.alignment.language import read_transducer, replacing
+from nnet3py.alignment.language import read_transducer
 from nnet3py.alignment.lexicon import read_symbols
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
 from nnet3py.program import reason
+from nnet3py.temporary_files import replacing
 
 if TYPE_CHECKING:
     import kaldifst

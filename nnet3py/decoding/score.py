@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnet3py.alignment.language import replacing
 from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.errors import UserError
 from nnet3py.program import reason
+from nnet3py.temporary_files import replacing
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from nnet3py.driver.experiment import write_atomically
 from nnet3py.driver.report import Progress, read_progress
 from nnet3py.errors import UserError
+from nnet3py.temporary_files import replacing
 
 _WER = re.compile(r"^%WER ([0-9.]+) \[", re.MULTILINE)
 
@@ -126,16 +127,13 @@ def plot(trainings: list[Training], path: str, title: str) -> None:
     by_epoch.legend(title="star: final model" if any(t.last.model == "final" for t in trainings) else None)
     figure.suptitle(title)
     figure.tight_layout()
-    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     except OSError as problem:
         raise UserError(f"Cannot write the plot {path}: {problem.strerror}.") from problem
     finally:
         pyplot.close(figure)
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def write_table(text: str, path: str) -> None:

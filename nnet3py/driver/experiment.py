@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from nnet3py.errors import UserError
 from nnet3py.jobs.local import WATCH_SECONDS, driver_is_gone
+from nnet3py.temporary_files import replacing
 
 _MODEL = re.compile(r"(\d+)\.raw")
 _LOCK_SECONDS = 5.0
@@ -30,31 +31,19 @@ _SHARD_MODEL = re.compile(r"(\d+)\.\d+\.raw")
 
 def write_atomically(path: str, text: str) -> None:
     """Replace a text file; a reader sees the old or the new one."""
-    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as problem:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
         raise UserError(f"Cannot write {path}: {problem.strerror}.") from problem
 
 
 def copy_atomically(source: str, target: str) -> None:
     """Copy a file under another name, complete or not at all."""
-    temporary = f"{target}.{os.getpid()}.tmp"
     try:
-        with open(source, "rb") as original, open(temporary, "wb") as copy:
+        with replacing(target) as temporary, open(source, "rb") as original, open(temporary, "wb") as copy:
             shutil.copyfileobj(original, copy, 1 << 20)
-            copy.flush()
-            os.fsync(copy.fileno())
-        os.replace(temporary, target)
     except OSError as problem:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
         raise UserError(f"Cannot copy {source} to {target}: {problem.strerror}.") from problem
 
 
@@ -69,9 +58,8 @@ def digest(path: str) -> str:
 
 def link_atomically(target: str, path: str) -> None:
     """Make ``path`` a symbolic link, in place of what was there."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    os.symlink(target, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        os.symlink(target, temporary)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ class Preparation(Stage):
             except (OSError, ValueError) as problem:
                 raise UserError(f"Expected a number in {path}, found none ({problem}). Is {folder} complete?") from None
 
-        egs = Egs(folder, *(number(f"{n}") for n in ("num_archives", "frames_per_eg", "left_context", "right_context")))
+        egs = Egs(folder, *(number(n) for n in ("num_archives", "frames_per_eg", "left_context", "right_context")))
         if egs.frames_per_eg != self.options.frames_per_eg:
             raise UserError(
                 f"The examples in {folder} have {egs.frames_per_eg} frames each, --egs.frames-per-eg is "

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import signal
 import stat
 import subprocess
@@ -546,9 +545,7 @@ def _open_file(path: str) -> Sink:
         return Sink(open(path, "wb", buffering=1 << 16), path)
     mode = None if status is None else stat.S_IMODE(status.st_mode)
     target = os.path.realpath(path)  # a link to another disk stays a link
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    temporary_files.add(temporary)
+    temporary = temporary_files.beside(target)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     if mode is not None:
         with contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from nnet3py import log
+from nnet3py import log, temporary_files
 from nnet3py.driver.experiment import write_atomically
 from nnet3py.errors import UserError
 from nnet3py.xconfig.layer import Layer
@@ -181,7 +181,7 @@ def _of_layer(message: str, name: str, lines: Sequence[GeneratedLine], settings:
 def _find_context(staging: _Staging, settings: Settings) -> tuple[int, int]:
     model = staging.path("ref.raw")
     if settings.nnet_edits:
-        edited = staging.path("edited.raw", keep=False)
+        edited = staging.scratch("edited.raw")
         _run(["nnet-copy", "--print-args=false", f"--edits={settings.nnet_edits}", model, edited])
         model = edited
     context = _context_of(model, settings)
@@ -235,7 +235,7 @@ class _Staging:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._names: list[str] = []
+        self._files: dict[str, str] = {}  # what a file is to be called: where it is
         self._scratch: list[str] = []
 
     def __enter__(self) -> _Staging:
@@ -244,19 +244,19 @@ class _Staging:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, at: TracebackType | None
     ) -> None:
-        for name in [*self._names, *self._scratch]:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._temporary(name))
+        for path in [*self._files.values(), *self._scratch]:
+            temporary_files.remove(path)
 
-    def _temporary(self, name: str) -> str:
-        return os.path.join(self._folder, f"{name}.{os.getpid()}.tmp")
+    def path(self, name: str) -> str:
+        """The temporary path of a file that is to be published."""
+        if name not in self._files:
+            self._files[name] = temporary_files.beside(os.path.join(self._folder, name))
+        return self._files[name]
 
-    def path(self, name: str, *, keep: bool = True) -> str:
-        """The temporary path of a file, which is to be published if ``keep``."""
-        names = self._names if keep else self._scratch
-        if name not in names:
-            names.append(name)
-        return self._temporary(name)
+    def scratch(self, name: str) -> str:
+        """The path of a file that is not to stay."""
+        self._scratch.append(temporary_files.beside(os.path.join(self._folder, name)))
+        return self._scratch[-1]
 
     def write(self, name: str, text: str) -> None:
         """Write a file under its temporary name."""
@@ -271,9 +271,8 @@ class _Staging:
     def publish(self) -> None:
         """Put the files in the place of what an earlier run left; vars, which says that all are there, is last."""
         for name in ("vars", "init.config", "init.raw"):
-            if name == "vars" or name not in self._names:
+            if name == "vars" or name not in self._files:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(os.path.join(self._folder, name))
-        for name in self._names:
-            os.replace(self._temporary(name), os.path.join(self._folder, name))
-        self._names = []
+        for name, temporary in self._files.items():
+            os.replace(temporary, os.path.join(self._folder, name))

@@ -251,7 +251,7 @@ def test_termination_leaves_no_unfinished_files(tmp_path: Path) -> None:
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
     configs = tmp_path / "configs"
     deadline = time.monotonic() + 20
-    while not list(configs.glob("final.config.*")) and time.monotonic() < deadline:
+    while not list(configs.glob(".final.config.*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, messages = process.communicate(timeout=20)
