@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 DEMO_OPTIONS ?=
 export PATH := $(CURDIR)/bin:$(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-slow lint format bench lock clean distclean
+.PHONY: help demo test test-slow lint format paper paper-quick bench lock clean distclean
 
 help:
 	@echo "make demo       the whole job on the embedded data: speech, training over several jobs, decoding, word error rate"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  the tests marked slow"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff lay out the code"
+	@echo "make paper      the comparisons of arXiv:1410.7455, about 4 hours on 2 cores (docs/paper.md); make paper-quick: 15 minutes"
 	@echo "make bench      measure speed and memory; writes nothing into the source"
 	@echo "make lock       resolve requirements-lock.in into requirements-lock.txt again"
 	@echo "make clean      remove what runs and tools leave behind; make distclean also removes .venv"
@@ -47,6 +48,13 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+paper: $(READY)
+	@cd egs/digits/s5 && local/paper/run.py --print-args=false --size=full --work=exp/paper
+	@cd egs/digits/s5 && local/paper/run.py --print-args=false --size=fsdd --work=exp/paper_fsdd
+
+paper-quick: $(READY)
+	@cd egs/digits/s5 && local/paper/run.py --print-args=false --size=quick --work=exp/paper_quick
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py

@@ -13,11 +13,13 @@ for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
 
 import model_loading  # noqa: E402
 import programs  # noqa: E402
+import threads  # noqa: E402
 import timing  # noqa: E402
 import train_step  # noqa: E402
 
 REPORTS = {
     "step": train_step.report,
+    "threads": threads.report,
     "examples": programs.examples_report,
     "help": programs.help_report,
     "average": programs.average_report,
@@ -26,7 +28,7 @@ REPORTS = {
 
 
 def main(chosen: list[str]) -> None:
-    """Print the machine, then a table for each measurement that is named, or for all: about four minutes."""
+    """Print the machine, then a table for each measurement that is named, or for all: about six minutes."""
     unknown = set(chosen) - set(REPORTS)
     if unknown:
         sys.exit(f"Expected names of measurements among {', '.join(REPORTS)}, found {', '.join(sorted(unknown))}.")

@@ -109,12 +109,17 @@ def _bare_products(network: PnormNetwork) -> Callable[[], object]:
     return run
 
 
-def _nnet3py_step(network: PnormNetwork, method: Method) -> Callable[[], object]:
-    trainer = Trainer(Network.from_config(network.config(), 1), TrainerOptions(method=method, print_interval=10**9))
+def example_minibatch(network: PnormNetwork) -> Minibatch:
+    """Random frames with random labels, for a network."""
     inputs, labels = _data(network)
     rows, weights = np.arange(FRAMES), np.ones(FRAMES, np.float32)
     supervision = SparseLabels(rows, labels.astype(np.int32), weights, FRAMES, network.classes, one_per_row=True)
-    minibatch = Minibatch(FRAMES, {"input": (0,), "output": (0,)}, {"input": inputs}, {"output": supervision})
+    return Minibatch(FRAMES, {"input": (0,), "output": (0,)}, {"input": inputs}, {"output": supervision})
+
+
+def _nnet3py_step(network: PnormNetwork, method: Method) -> Callable[[], object]:
+    trainer = Trainer(Network.from_config(network.config(), 1), TrainerOptions(method=method, print_interval=10**9))
+    minibatch = example_minibatch(network)
     return lambda: trainer.train(minibatch)
 
 

@@ -64,6 +64,7 @@ def main(
     """
     from nnet3py import log
     from nnet3py.decoding.decode_jobs import Decoding, decode_data_dir, scales
+    from nnet3py.decoding.likelihood_jobs import Likelihoods
 
     settings = Decoding(
         cmd=cmd,
@@ -72,17 +73,19 @@ def main(
         acoustic_scales=scales(acwt),
         beam=beam,
         max_active=max_active,
-        use_priors=use_priors,
-        cmvn_options=cmvn_opts,
-        ivector_dir=online_ivector_dir,
-        chunk_options={
-            "frames-per-chunk": frames_per_chunk,
-            "extra-left-context": extra_left_context,
-            "extra-right-context": extra_right_context,
-            "extra-left-context-initial": extra_left_context_initial,
-            "extra-right-context-final": extra_right_context_final,
-        },
-        use_gpu=use_gpu,
+        likelihoods=Likelihoods(
+            use_priors=use_priors,
+            cmvn_options=cmvn_opts,
+            ivector_dir=online_ivector_dir,
+            chunk_options={
+                "frames-per-chunk": frames_per_chunk,
+                "extra-left-context": extra_left_context,
+                "extra-right-context": extra_right_context,
+                "extra-left-context-initial": extra_left_context_initial,
+                "extra-right-context-final": extra_right_context_final,
+            },
+            use_gpu=use_gpu,
+        ),
     )
     count = decode_data_dir(graph_dir, data_dir, decode_dir, settings)
     log.log(f"Decoded {count} utterances of {data_dir} into {decode_dir}.")

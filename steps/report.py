@@ -21,7 +21,8 @@ def main(trainings: tuple[str, ...], decode: str, plot_file: str, table_file: st
     Reads progress.tsv of each training directory and, with --decode, the word error rates that steps/score.py left in
     <train-dir>/NAME. The columns: passes over the data; of the final model, the percentage of validation frames
     classified right and the log-probability per frame on validation data and on a subset of the training data; the
-    word error rate of NAME; the wall time of the training iterations.
+    word error rate of NAME; in how many of the minibatches the change of the whole model was limited (max-change), and
+    that of the component that was limited most often; the wall time of the training iterations.
     """
     from nnet3py.driver.comparison import plot, read_training, table, write_table
     from nnet3py.errors import UserError

@@ -35,7 +35,9 @@ def main(**values: Any) -> None:
     """
     from nnet3py.driver.training import train
 
-    train(TrainingOptions(**values), get_egs=os.path.join(os.path.dirname(os.path.abspath(__file__)), "get_egs.py"))
+    steps = os.path.dirname(os.path.abspath(__file__))
+    get_egs, align = (os.path.join(steps, name) for name in ("get_egs.py", "align.py"))
+    train(TrainingOptions(**values), get_egs=get_egs, align=align)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nnet3py.tables.streams import open_output
+from nnet3py.tables.transducer import TRANSDUCER, Transducer
+
 _CONFIG = """\
 input-node name=input dim=13
 component name=affine1 type=NaturalGradientAffineComponent input-dim=65 output-dim=60 max-change=0.75
@@ -103,6 +106,14 @@ def _write_graph(folder: Path) -> None:
     (folder / "words.txt").write_text("".join(f"{word} {number}\n" for number, word in enumerate(words)))
 
 
+def _write_lexicon(folder: Path) -> None:
+    """A lexicon of the ten words, each one phone, and a transcript of two words for each utterance."""
+    arcs = [(0, 0, phone, phone, 2.3) for phone in range(1, 11)]
+    with open_output(str(folder / "L.fst")) as sink:
+        TRANSDUCER.write(sink, Transducer.of(0, [0.0], arcs), True)
+    (folder / "text.int").write_text("u1 1 2\nu2 3 4\nu3 5 6\n")
+
+
 def make_example_directory(folder: Path) -> Path:
     """Fill ``folder`` with small inputs of every kind; see the names at the end. Needs bin/ on PATH."""
     random = np.random.default_rng(1)
@@ -117,6 +128,7 @@ def make_example_directory(folder: Path) -> Path:
     branches = [f"TE -1 3 ( CE {pdf} CE {pdf + 1} CE {pdf + 2} )" for pdf in range(0, 30, 3)]
     (folder / "tree").write_text(_TREE.format(branches=" ".join(branches)))
     _write_graph(folder)
+    _write_lexicon(folder)
     (folder / "priors.vec").write_text(" [ " + " ".join("0.0333333" for _ in range(30)) + " ]\n")
     _shell(folder, "compute-mfcc-feats --sample-frequency=8000 scp:wav.scp ark,scp:feats.ark,feats.scp")
     lengths = subprocess.run(["feat-to-len", "scp:feats.scp", "ark,t:-"], cwd=folder, capture_output=True, text=True)
@@ -139,6 +151,7 @@ def make_example_directory(folder: Path) -> Path:
         "nnet-get-egs --num-pdfs=30 --left-context=2 --right-context=2 --num-frames=8 "
         "ark:feats.ark ark:post.ark ark:egs.ark",
         "nnet-merge-egs --minibatch-size=16 ark:egs.ark ark:minibatches.ark",
+        "compile-train-graphs tree transitions.mdl L.fst ark,t:text.int ark:graphs.fsts",
         "nnet-acc-lda-stats splice.raw ark:egs.ark lda_stats",
     ):
         _shell(folder, command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -70,4 +71,5 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """End the ``sleep`` that the program has left."""
-    _signal_group(process, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # what was left in it may have ended by itself
+        _signal_group(process, signal.SIGKILL)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from tiny_corpus import FEAT_DIM, INIT_CONFIG, NUM_PDFS, SPLICED, TOPOLOGY, add_transitions, make_corpus, scaled_config
 
-from nnet3py.driver.prior_scale import prior_scales, read_counts, vector_text
+from nnet3py.driver.pdf_counts import read_counts
+from nnet3py.driver.prior_scale import prior_scales, vector_text
 from nnet3py.nnet.acoustic_model import read_acoustic_model
 from nnet3py.nnet.transition_model import read_transition_model
 

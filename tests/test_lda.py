@@ -25,8 +25,10 @@ from nnet3py.lda import (
     write_statistics,
 )
 from nnet3py.nnet.network import Network
+from nnet3py.tables.basic_types import read_header
+from nnet3py.tables.matrix import read_matrix
 from nnet3py.tables.sparse_matrix import SparseMatrix
-from nnet3py.tables.streams import Sink, Source
+from nnet3py.tables.streams import Sink, Source, open_input
 
 CLASSES, DIM = 12, 6
 SPLICE = """\
@@ -98,6 +100,37 @@ def test_directions_get_the_variance_that_their_classes_have() -> None:
     y = _apply(matrix, x)
     assert np.allclose(np.average(y, axis=0, weights=weights), 0, atol=1e-4)
     assert np.allclose(np.cov(y.T, aweights=weights, ddof=0), np.diag(values + 0.001), atol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [0.001, 0.2, 1.0])
+def test_reducing_the_dimension_keeps_the_scaled_eigenvectors_of_the_largest_eigenvalues(factor: float) -> None:
+    """B v = λ W v with vᵀ W v = 1: the rows are √((λ + f) / (1 + λ)) v for the largest λ."""
+    statistics = _statistics()
+    total, between, mean, _ = statistics.covariances()
+    values, vectors = scipy.linalg.eigh(between, total - between)
+    values, vectors = values[::-1][:3], vectors[:, ::-1][:, :3]
+    expected = (vectors * np.sqrt((values + factor) / (1 + values))).T
+    options = TransformOptions(dim=3, within_class_factor=factor, max_singular_value=0.0)
+    matrix = estimate_transform(statistics, options).matrix.astype(np.float64)
+    assert matrix.shape == (3, DIM + 1)
+    signs = np.sign((matrix[:, :-1] * expected).sum(axis=1))[:, None]
+    np.testing.assert_allclose(matrix[:, :-1], signs * expected, atol=1e-5)
+    np.testing.assert_allclose(matrix[:, -1], -matrix[:, :-1] @ mean, atol=1e-5)
+
+
+def test_the_limit_on_singular_values_is_that_of_the_reduced_transform(tmp_path: Path) -> None:
+    write_statistics(str(tmp_path / "stats"), _statistics())
+    for name, limit in (("free", 0), ("limited", 0.5)):
+        command = ["nnet-get-feature-transform", "--dim=3", f"--max-singular-value={limit}", "--remove-offset=false"]
+        done = subprocess.run([*command, name, "stats"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    matrices = {}
+    for name in ("free", "limited"):
+        with open_input(str(tmp_path / name)) as source:
+            matrices[name] = read_matrix(source, read_header(source)).astype(np.float64)
+    left, values, right = np.linalg.svd(matrices["free"], full_matrices=False)
+    assert values.max() > 0.5 > values.min()
+    np.testing.assert_allclose(matrices["limited"], (left * np.minimum(values, 0.5)) @ right, atol=1e-5)
 
 
 def test_the_transform_undoes_any_linear_transform_of_its_input() -> None:

@@ -32,6 +32,20 @@ class Training:
         """The newest model's row that has diagnostics; the final model's, if training came to its end."""
         return next(row for row in reversed(self.rows) if not math.isnan(row.valid_logprob))
 
+    @property
+    def limited(self) -> str:
+        """How often the limits on the change were reached, over all iterations, in percent of the minibatches.
+
+        That on the whole model's change, and of the components' that of the one which reached its limit most often.
+        """
+        rows = [row for row in self.rows if not math.isnan(row.max_change)]
+        jobs = sum(row.jobs for row in rows)
+        if not jobs:
+            return "-"
+        names = {name for row in rows for name in row.max_change_components}
+        means = [sum(row.jobs * row.max_change_components.get(name, 0.0) for row in rows) / jobs for name in names]
+        return f"{sum(row.jobs * row.max_change for row in rows) / jobs:.1f} / {max(means, default=0.0):.1f}"
+
 
 def read_training(label: str, folder: str, decode_name: str) -> Training:
     """Read what a training left.
@@ -64,7 +78,8 @@ def _wer(folder: str) -> float:
 
 def table(trainings: list[Training]) -> str:
     """The trainings as the rows of a table, in Markdown with aligned columns."""
-    header = ["training", "epochs", "frame accuracy, %", "log-prob, valid", "log-prob, train", "WER, %", "time, s"]
+    header = ["training", "epochs", "frame accuracy, %", "log-prob, valid", "log-prob, train", "WER, %"]
+    header += ["max-change, %", "time, s"]
     lines = [header]
     for training in trainings:
         last = training.last
@@ -76,6 +91,7 @@ def table(trainings: list[Training]) -> str:
                 f"{last.valid_logprob:.4f}",
                 f"{last.train_logprob:.4f}",
                 "-" if math.isnan(training.wer) else f"{training.wer:.2f}",
+                training.limited,
                 f"{last.seconds:.0f}",
             ]
         )

@@ -1,14 +1,16 @@
 """What the logs of training and of the diagnostic programs say about a model.
 
 Source of the lines: Kaldi src/nnet3/nnet-diagnostics.cc (``PrintTotalStats``), src/nnet3/nnet-training.cc
-(``PrintTotalStats``); of reading them, Kaldi egs/wsj/s5/steps/libs/nnet3/train/common.py (``get_successful_models``).
+(``PrintTotalStats``, ``PrintMaxChangeStats``) and src/nnet3/nnet-utils.cc (``UpdateNnetWithMaxChange``); of reading
+them, Kaldi egs/wsj/s5/steps/libs/nnet3/train/common.py (``get_successful_models``).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from nnet3py.errors import UserError
 
@@ -20,6 +22,10 @@ _ACCURACY = re.compile(rf"Overall accuracy for 'output' is {_NUMBER} per frame")
 _TRAINING = re.compile(
     rf"Overall average objective function for 'output' is (?:{_NUMBER} \+ {_NUMBER} = )?{_NUMBER} over {_NUMBER} frames"
 )
+
+_COMPONENT_LIMIT = re.compile(rf"For (\S+), per-component max-change was enforced {_NUMBER} ?% of the time")
+_WHOLE_LIMIT = re.compile(rf"The global max-change was enforced {_NUMBER} ?% of the time")
+_NOT_FINITE = "Infinite parameter change, will not apply"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,39 @@ def read_training_objective(path: str) -> float:
     if not found:
         raise UserError(f"{path}: expected \"Overall average objective function for 'output' is ...\", found none.")
     return float(found[-1][2])
+
+
+@dataclass(frozen=True)
+class LimitedChanges:
+    """How often the limits on the change in a minibatch were reached in an iteration.
+
+    Attributes:
+        whole: percent of the minibatches in which the limit on the whole model's change was; nan if not known.
+        components: the same of each component's own limit, by name, in the model's order; without those never reached.
+        not_finite: changes that were not finite and so not applied, in all jobs together; nan if not known.
+    """
+
+    whole: float = math.nan
+    components: dict[str, float] = field(default_factory=dict)
+    not_finite: float = math.nan
+
+
+def read_limited_changes(paths: Sequence[str]) -> LimitedChanges:
+    """The mean over the training jobs with these logs, whose shards are about equal; nothing known without logs.
+
+    Raises:
+        UserError: a log cannot be read.
+    """
+    if not paths:
+        return LimitedChanges()
+    whole, not_finite, components = 0.0, 0, dict[str, float]()
+    for path in paths:
+        text = _read(path)
+        whole += sum(map(float, _WHOLE_LIMIT.findall(text)[-1:])) / len(paths)
+        not_finite += text.count(_NOT_FINITE)
+        for name, percent in dict(_COMPONENT_LIMIT.findall(text)).items():
+            components[name] = components.get(name, 0.0) + float(percent) / len(paths)
+    return LimitedChanges(whole, components, not_finite)
 
 
 @dataclass(frozen=True)

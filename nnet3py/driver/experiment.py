@@ -26,7 +26,8 @@ from nnet3py.temporary_files import replacing
 
 _MODEL = re.compile(r"(\d+)\.raw")
 _LOCK_SECONDS = 5.0
-_SHARD_MODEL = re.compile(r"(\d+)\.\d+\.raw")
+_VELOCITY = re.compile(r"(\d+)\.velocity\.raw")
+_SHARD_MODEL = re.compile(r"(\d+)\.(?:\d+|average)\.raw")
 
 
 def write_atomically(path: str, text: str) -> None:
@@ -166,11 +167,13 @@ class Experiment:
     def remove_models_after(self, index: int) -> None:
         """Forget the iterations from ``index`` on, and what was made of them."""
         self.remove(*(f"{model}.raw" for model in self.models() if model > index))
+        velocities = (_VELOCITY.fullmatch(name) for name in os.listdir(self.folder))
+        self.remove(*(match[0] for match in velocities if match and int(match[1]) > index))
         self.remove("final.raw", "final.mdl", "final.priors")
         self.remove_shard_models()
 
     def remove_shard_models(self) -> None:
-        """Remove the jobs' own models, which an average has replaced."""
+        """Remove the jobs' own models, and averages that were changed, which an iteration's result has replaced."""
         self.remove(*(name for name in os.listdir(self.folder) if _SHARD_MODEL.fullmatch(name)))
 
     def record(self, name: str, values: dict[str, Any], *, force: bool) -> dict[str, tuple[Any, Any]]:

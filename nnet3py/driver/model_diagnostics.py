@@ -12,11 +12,13 @@ import math
 import os
 from collections.abc import Sequence
 
-from nnet3py.driver.diagnostics import Probability, read_probability
+from nnet3py import log
+from nnet3py.driver.diagnostics import LimitedChanges, Probability, read_limited_changes, read_probability
 from nnet3py.driver.engine import Engine, Running
 from nnet3py.driver.options import TrainingOptions
+from nnet3py.driver.realignment import labels_of
 from nnet3py.driver.report import Progress, read_progress, write_progress
-from nnet3py.driver.schedule import Schedule
+from nnet3py.driver.schedule import Iteration, Schedule
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.errors import UserError
 from nnet3py.jobs import log_file
@@ -35,12 +37,13 @@ class ModelDiagnostics(Stage):
         running = []
         for kind in DIAGNOSTIC_SETS:
             name = f"compute_prob_{kind}.{model}"
-            if log_file.status(self.experiment.log(name)) == 0 and self._newer(self.experiment.log(name), model):
+            examples = self.experiment.path(self._minibatches(kind, labels_of(self.options, self.schedule, model)))
+            done = log_file.status(self.experiment.log(name)) == 0
+            if done and all(self._newer(self.experiment.log(name), path) for path in (self._raw(model), examples)):
                 continue
-            examples = f"ark:{self.experiment.path(self._minibatches(kind))}"
-            command = ["nnet-compute-prob", *self._probability_options(), self._raw(model), examples]
+            command = ["nnet-compute-prob", *self._probability_options(), self._raw(model), f"ark:{examples}"]
             running.append(self.engine.start(self.experiment.log(name), command, what=f"Diagnostics of model {model}"))
-        if isinstance(model, int) and model > 0 and not self.schedule.adds_layer(model - 1):
+        if isinstance(model, int) and model > 0 and not self.schedule.iterations[model - 1].changes_shape:
             running += self._start_comparison(model)
         return running
 
@@ -78,8 +81,8 @@ class ModelDiagnostics(Stage):
     def _probability_options(self) -> list[str]:
         return ["--compute-per-dim-accuracy=true"] if self.options.compute_per_dim_accuracy else []
 
-    def _newer(self, path: str, model: int | str) -> bool:
-        return os.path.getmtime(path) >= os.path.getmtime(self._raw(model))
+    def _newer(self, path: str, other: str) -> bool:
+        return os.path.getmtime(path) >= os.path.getmtime(other)
 
     def _start_comparison(self, model: int) -> list[Running]:
         if not os.path.isfile(self._raw(model - 1)):
@@ -102,6 +105,7 @@ class ModelDiagnostics(Stage):
         iteration = self.schedule.iterations[model] if isinstance(model, int) and starts else None
         archives = iteration.archives_before if iteration else self.schedule.archives_processed
         before = sum(row.iteration_seconds for row in rows if not math.isnan(row.iteration_seconds))
+        limited = self._limited_changes(iteration) if iteration else LimitedChanges()
         return Progress(
             model=str(model),
             epoch=self.schedule.epoch(archives),
@@ -114,4 +118,19 @@ class ModelDiagnostics(Stage):
             valid_accuracy=valid.accuracy,
             iteration_seconds=seconds if iteration else math.nan,
             seconds=before,
+            max_change=limited.whole,
+            max_change_components=limited.components,
+            not_finite=limited.not_finite,
         )
+
+    def _limited_changes(self, iteration: Iteration) -> LimitedChanges:
+        """What the logs of an iteration's jobs say; those of an older iteration may have been removed."""
+        paths = [self.experiment.log(f"train.{iteration.index}.{job}") for job in range(1, iteration.jobs + 1)]
+        found = read_limited_changes([path for path in paths if os.path.isfile(path)])
+        if found.not_finite > 0:
+            log.warning(
+                f"Iteration {iteration.index}: {found.not_finite:g} minibatches gave a change that was not finite and "
+                f"was not applied; see {self.experiment.log(f'train.{iteration.index}.*')}. If they are many, lower "
+                "the learning rate."
+            )
+        return found

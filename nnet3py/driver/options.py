@@ -63,7 +63,7 @@ class TrainingOptions:
     dir: str = _option("--dir", "", "Directory of the experiment, with configs/ in it; models and logs go there.")
     ali_dir: str = _option("--ali-dir", "", "Directory with alignments (see get_egs.py).")
     feat_dir: str = _option("--feat-dir", "", "Data directory with features; not needed with --egs.dir.")
-    lang: str = _option("--lang", "", "Language directory; accepted as in Kaldi, not read.", affects_model=False)
+    lang: str = _option("--lang", "", "Language directory; read for --trainer.realign-times.", affects_model=False)
     command: str = _option(
         "--cmd",
         "run-local",
@@ -141,8 +141,28 @@ class TrainingOptions:
         "Natural gradient, online or of each minibatch, or plain SGD (nnet-train-shard --update).",
         type=click.Choice(["online-ng", "simple-ng", "sgd"]),
     )
+    carry_natural_gradient: bool = _option(
+        "--trainer.carry-natural-gradient",
+        False,
+        "Each job goes on with the estimates of natural gradient, and the momentum, that its predecessor in the "
+        "iteration before has left, instead of starting afresh.",
+    )
+    num_threads: int = _option(
+        "--trainer.num-threads",
+        1,
+        "Threads of a job that train the same parameters without locks (nnet-train-shard --num-threads). Above 1 a "
+        "repeated training is not the same to the byte. Engines are told by their option --num-threads.",
+        type=click.IntRange(1),
+    )
     shuffle_buffer_size: int = _option(
         "--trainer.shuffle-buffer-size", 5000, "Examples shuffled among each other in an iteration; 0 is all."
+    )
+    read_directly: bool = _option(
+        "--trainer.read-directly",
+        True,
+        "A job shuffles and merges its examples itself; with false it reads a pipe of nnet-shuffle-egs and "
+        "nnet-merge-egs, as a trainer that is not nnet-train-shard must. The model is the same, byte for byte.",
+        affects_model=False,
     )
     max_param_change: float = _option(
         "--trainer.max-param-change", 2.0, "Largest change of all parameters in a minibatch (Frobenius norm)."
@@ -152,6 +172,46 @@ class TrainingOptions:
         0,
         "Add the layers configs/layer2.config, layer3.config, ... one by one, each after so many iterations; "
         "configs/final.config, or layer1.config, is what training starts from. 0 adds none.",
+        type=click.IntRange(0),
+    )
+    learning_rate_factors: str = _option(
+        "--trainer.learning-rate-factors",
+        "",
+        "Factors of the learning rate for components, by patterns of their names: affine1=0.5 output*=2; of several "
+        "that match the last one counts. A factor of 0 keeps a component as it is.",
+    )
+    mix_up: int = _option(
+        "--trainer.mix-up",
+        0,
+        "Mix up to so many softmax units in the middle of training (nnet-mix-up); 0 does not.",
+        type=click.IntRange(0),
+    )
+    mix_up_iter: int = _option(
+        "--trainer.mix-up-iter",
+        -1,
+        "The iteration that starts with mixing up; -1: halfway between the last added layer and the end.",
+        type=click.IntRange(-1),
+    )
+    mix_up_power: float = _option(
+        "--trainer.mix-up-power", 0.25, "Softmax units are shared out in proportion to this power of the pdfs' counts."
+    )
+    mix_up_min_count: float = _option(
+        "--trainer.mix-up-min-count", 10.0, "A softmax unit must have more frames than this."
+    )
+    mix_up_perturb_stddev: float = _option(
+        "--trainer.mix-up-perturb-stddev", 0.01, "Deviation of what moves the two halves of a softmax unit apart."
+    )
+    shrink_period: int = _option(
+        "--trainer.shrink-period",
+        0,
+        "Scale each component of an average by the factor that is best for training data, every so many iterations "
+        "(nnet-shrink); 0 never.",
+        type=click.IntRange(0),
+    )
+    fix_period: int = _option(
+        "--trainer.fix-period",
+        0,
+        "Lead units back that are saturated or always linear, every so many iterations (nnet-fix); 0 never.",
         type=click.IntRange(0),
     )
     dropout_schedule: str = _option(
@@ -166,7 +226,33 @@ class TrainingOptions:
         "Have the logs of the diagnostics say the accuracy of each class.",
         affects_model=False,
     )
+    realign_times: str = _option(
+        "--trainer.realign-times",
+        "",
+        "Shares of the training, such as '0.3 0.6', after which the data are aligned with the network as it is and "
+        "training goes on with these labels. Needs --lang, --feat-dir with a text, and --ali-dir with a final.mdl.",
+    )
+    realign_nj: int = _option(
+        "--realign.nj", 4, "Jobs that align, for --trainer.realign-times.", affects_model=False, type=click.IntRange(1)
+    )
+    realign_command: str = _option("--realign.cmd", "", "Engine for aligning, where not --cmd.", affects_model=False)
+    realign_opts: str = _option("--realign.opts", "", "More options for align.py, as one text.")
     rand_prune: float = _option("--trainer.lda.rand-prune", 4.0, "Random pruning of the transform's statistics.")
+    lda_dim: int = _option(
+        "--trainer.lda.dim",
+        -1,
+        "Dimensions that the decorrelating transform keeps, those that tell the classes apart best; -1 keeps all.",
+    )
+    lda_within_class_factor: float = _option(
+        "--trainer.lda.within-class-factor",
+        0.001,
+        "Variance that the transform gives to a direction without any difference between the classes.",
+    )
+    lda_max_singular_value: float = _option(
+        "--trainer.lda.max-singular-value",
+        5.0,
+        "Larger singular values of the transform are brought to this; 0: no limit.",
+    )
     max_lda_jobs: int = _option(
         "--trainer.lda.max-lda-jobs", 10, "Most archives read for the transform's statistics.", type=click.IntRange(1)
     )
@@ -192,6 +278,11 @@ class TrainingOptions:
     final_effective_lrate: float = _option(
         "--trainer.optimization.final-effective-lrate", 0.00003, "Learning rate per example at the end."
     )
+    num_epochs_extra: float = _option(
+        "--trainer.optimization.num-epochs-extra",
+        0.0,
+        "Passes over the data at the final learning rate, after those of --trainer.num-epochs.",
+    )
     num_jobs_initial: int = _option("--trainer.optimization.num-jobs-initial", 1, "Jobs of the first iteration.")
     num_jobs_final: int = _option("--trainer.optimization.num-jobs-final", 8, "Jobs of the last iteration.")
     num_jobs_step: int = _option(
@@ -212,6 +303,15 @@ class TrainingOptions:
         "Backstitch on every so many minibatches.",
         type=click.IntRange(1),
     )
+    outer_momentum: float = _option(
+        "--trainer.optimization.outer-momentum",
+        0.0,
+        "Momentum from iteration to iteration: the change of an average is a step with Nesterov momentum; 0 is none "
+        "(nnet-average --outer-momentum).",
+    )
+    outer_learning_rate: float = _option(
+        "--trainer.optimization.outer-learning-rate", 1.0, "Multiplies the step from iteration to iteration."
+    )
     proportional_shrink: float = _option(
         "--trainer.optimization.proportional-shrink",
         0.0,
@@ -221,6 +321,13 @@ class TrainingOptions:
         "--trainer.optimization.do-final-combination",
         True,
         "Combine the models of the last iterations; with false the last model is the final one.",
+    )
+    combine_method: str = _option(
+        "--trainer.optimization.combine-method",
+        "running-average",
+        "How the models of the last iterations are combined: the best of their running averages (nnet-combine), or "
+        "with the best weights for each model and component (nnet-combine-fast).",
+        type=click.Choice(["running-average", "weights"]),
     )
     max_models_combine: int = _option(
         "--trainer.optimization.max-models-combine", 20, "Most models to combine.", type=click.IntRange(1)
@@ -319,3 +426,87 @@ class EgsOptions:
     stage: int = _option(
         "--stage", 0, "Start at: 2 alignments, 3 diagnostic sets, 4 cutting, 5 shuffling, 6 cleaning up."
     )
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    """steps/align.py."""
+
+    command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
+    nj: int = _option("--nj", 4, "Parts that the data are split into, one job each.", type=click.IntRange(1))
+    iteration: str = _option("--iter", "final", "The model is NAME.mdl of <src-dir>.", metavar="NAME")
+    scale_opts: str = _option(
+        "--scale-opts",
+        "--transition-scale=1.0 --acoustic-scale=0.1 --self-loop-scale=0.1",
+        "Options of align-compiled-mapped.",
+    )
+    graphs: str = _option(
+        "--graphs",
+        "",
+        "Table of compiled graphs to align with, in place of graphs compiled here: for a model that depends on "
+        "neighbouring phones, those of Kaldi's compile-train-graphs.",
+        metavar="RSPECIFIER",
+    )
+    cmvn_opts: str = _option("--cmvn-opts", "", "Options of apply-cmvn; default: <src-dir>/cmvn_opts, or none.")
+    online_ivector_dir: str = _option("--online-ivector-dir", "", "Directory with iVectors for these data.")
+    frames_per_chunk: int = _option(
+        "--frames-per-chunk", 50, "Input frames of the chunks that are evaluated separately."
+    )
+    extra_left_context: int = _option("--extra-left-context", 0, "Frames on the left beyond what the network needs.")
+    extra_right_context: int = _option("--extra-right-context", 0, "Frames on the right beyond what the network needs.")
+    extra_left_context_initial: int = _option(
+        "--extra-left-context-initial", -1, "If not negative, instead at an utterance's start."
+    )
+    extra_right_context_final: int = _option(
+        "--extra-right-context-final", -1, "If not negative, instead at an utterance's end."
+    )
+    use_gpu: str = _option("--use-gpu", "no", "Option of nnet-compute.", metavar="yes|no")
+
+
+@dataclass(frozen=True)
+class EqualAlignOptions:
+    """steps/align_equal.py."""
+
+    command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
+    nj: int = _option("--nj", 4, "Parts that the data are split into, one job each.", type=click.IntRange(1))
+    srand: int = _option("--srand", 0, "Seed of the choice among the ways to say a transcript.", type=click.IntRange(0))
+
+
+@dataclass(frozen=True)
+class VectorOptions:
+    """steps/compute_utterance_vectors.py. What makes a vector what it is comes from ``like`` where that is given."""
+
+    command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
+    nj: int = _option("--nj", 4, "Parts that the data are split into, one job each.", type=click.IntRange(1))
+    like: str = _option(
+        "--like",
+        "",
+        "Directory of vectors, those of the training data, whose statistics and settings are used; give none of the "
+        "options below then.",
+        metavar="DIR",
+    )
+    ivector_period: int = _option(
+        "--ivector-period", 10, "Frames from one row to the next.", type=click.IntRange(1), metavar="N"
+    )
+    online: bool = _option("--online", False, "Make each row of the frames up to it, not of the whole utterance.")
+    per_speaker: bool = _option("--per-speaker", False, "Count all frames of a speaker together.")
+    prior_count: float = _option(
+        "--prior-count", 50.0, "Frames of all data added to an utterance's, for short ones.", metavar="N"
+    )
+    deviations: bool = _option("--deviations", True, "Put standard deviations after the means.")
+
+
+@dataclass(frozen=True)
+class PriorOptions:
+    """steps/adjust_priors.py."""
+
+    command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
+    iteration: str = _option("--iter", "final", "The model is NAME.mdl.", metavar="NAME")
+    use_raw_nnet: bool = _option(
+        "--use-raw-nnet", False, "The model is NAME.raw; the summed posteriors are the result."
+    )
+    prior_subset_size: int = _option("--prior-subset-size", 20000, "Examples per job.", type=click.IntRange(1))
+    num_jobs_compute_prior: int = _option(
+        "--num-jobs-compute-prior", 10, "Most jobs, which read an archive each.", type=click.IntRange(1)
+    )
+    minibatch_size: int = _option("--minibatch-size", 256, "Examples computed together.", type=click.IntRange(1))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 from dataclasses import dataclass
 
 from nnet3py import log
@@ -19,7 +18,6 @@ from nnet3py.driver.experiment import copy_atomically, link_atomically
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.errors import UserError
-from nnet3py.jobs.local import DRIVER_PID
 
 _DIAGNOSTIC_MINIBATCH = "1:64"
 _KEPT_FOR_DECODING = (
@@ -61,6 +59,11 @@ class Preparation(Stage):
 
     def context(self) -> tuple[int, int]:
         """The network's context: from configs/vars, or from the network that can be made before the examples."""
+        if self.options.lda_dim > 0 and (self.options.input_model or not self.experiment.has("configs/init.config")):
+            raise UserError(
+                "--trainer.lda.dim is given, but no transform will be estimated: that needs a network that is the "
+                f"input alone, {self.options.dir}/configs/init.config, and no --trainer.input-model."
+            )
         if self.options.input_model:
             return self._context_of(self.options.input_model)
         if self._initial_config() is None:
@@ -100,15 +103,7 @@ class Preparation(Stage):
         }
         command = [self.get_egs, "--print-args=false", *(f"{name}={value}" for name, value in words.items())]
         command += [*shlex.split(options.egs_opts), options.feat_dir, options.ali_dir, self.egs_folder]
-        process = subprocess.Popen(command, env={**os.environ, DRIVER_PID: str(os.getpid())})
-        try:
-            status = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-        if status != 0:
-            raise UserError(f"Making examples failed ({os.path.basename(self.get_egs)} exited with status {status}).")
+        self._run_step(command, "Making examples")
 
     def read_egs(self, context: tuple[int, int]) -> Egs:
         """The examples there are. Raises UserError if they are not whole or do not fit the network and the options."""
@@ -153,11 +148,14 @@ class Preparation(Stage):
         if self.experiment.last_model() == 0 and not self.experiment.has("progress.tsv"):
             self._require_context(egs, self._context_of(self._raw(0)))
 
-    def merge_diagnostic_sets(self, egs: Egs) -> None:
-        """Lay the diagnostic sets out in minibatches once, not again in every iteration."""
+    def merge_diagnostic_sets(self, egs: Egs, labels: int = 0) -> None:
+        """Lay the diagnostic sets out in minibatches once, not again in every iteration.
+
+        ``labels``: the iteration whose realignment the examples are of, 0 for none.
+        """
         running = []
         for kind in DIAGNOSTIC_SETS:
-            name = self._minibatches(kind)
+            name = self._minibatches(kind, labels)
             if not self.experiment.has(name):
                 size = f"--minibatch-size={_DIAGNOSTIC_MINIBATCH}"
                 source, target = f"ark:{egs.folder}/{kind}_diagnostic.egs", f"ark:{self.experiment.path(name)}"
@@ -209,7 +207,14 @@ class Preparation(Stage):
         parts = [self.experiment.path(f"{job}.lda_stats") for job in range(1, jobs + 1)]
         self._run(
             "get_transform",
-            ["nnet-get-feature-transform", self.experiment.path("lda.mat"), *parts],
+            [
+                "nnet-get-feature-transform",
+                f"--dim={self.options.lda_dim}",
+                f"--within-class-factor={self.options.lda_within_class_factor:g}",
+                f"--max-singular-value={self.options.lda_max_singular_value:g}",
+                self.experiment.path("lda.mat"),
+                *parts,
+            ],
             "Estimating the transform",
         )
         self.experiment.remove(*(os.path.basename(path) for path in parts))

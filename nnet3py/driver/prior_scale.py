@@ -14,9 +14,9 @@ import os
 from collections.abc import Sequence
 
 from nnet3py import log
-from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
-from nnet3py.driver.engine import Engine, pipeline
+from nnet3py.driver.engine import Engine
 from nnet3py.driver.experiment import Experiment, link_atomically, write_atomically
+from nnet3py.driver.pdf_counts import count_pdfs, read_counts
 from nnet3py.errors import UserError
 
 NAME = "presoftmax_prior_scale.vec"
@@ -47,32 +47,9 @@ def compute(experiment: Experiment, engine: Engine, ali_dir: str, power: float) 
         return
     if not experiment.has(NAME):
         log.log("Computing the scales before the softmax")
-        counts = experiment.path("pdf_counts")
-        engine.run(experiment.log("pdf_counts"), _counting(ali_dir, counts), what="Counting pdfs")
+        counts = count_pdfs(experiment, engine, ali_dir, f"A configuration names {NAME}")
         write_atomically(experiment.path(NAME), vector_text(prior_scales(read_counts(counts), power)))
     link_atomically(f"../{NAME}", link)
-
-
-def _counting(ali_dir: str, counts: str) -> list[str]:
-    """The command that counts the frames of each pdf."""
-    alignments = alignment_rspecifier(ali_dir)
-    if alignments is None:
-        raise UserError(f"A configuration names {NAME}, but {ali_dir} has no alignments to count pdfs in.")
-    if not has_transition_ids(ali_dir):  # the half frame that analyze-counts adds is cut off again
-        return ["analyze-counts", f"--counts-dim={_stated_num_pdfs(ali_dir)}", alignments, counts]
-    return pipeline(
-        ["ali-to-post", alignments, "ark:-"],
-        ["post-to-tacc", "--per-pdf=true", "--binary=false", f"{ali_dir}/final.mdl", "ark:-", counts],
-    )
-
-
-def _stated_num_pdfs(ali_dir: str) -> int:
-    """What <ali-dir>/num_pdfs says, or 0."""
-    try:
-        with open(f"{ali_dir}/num_pdfs", encoding="utf-8") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 0
 
 
 def prior_scales(counts: Sequence[float], power: float) -> list[float]:
@@ -81,7 +58,7 @@ def prior_scales(counts: Sequence[float], power: float) -> list[float]:
     Raises:
         UserError: there are no frames, or the power is out of all proportion.
     """
-    whole = [int(count) for count in counts]
+    whole = [int(count) for count in counts]  # the half frame that analyze-counts adds is cut off again
     mean = sum(whole) / len(whole) if whole else 0.0
     if not mean > 0:
         raise UserError("The alignments have no frames to count pdfs in.")
@@ -98,19 +75,3 @@ def prior_scales(counts: Sequence[float], power: float) -> list[float]:
 def vector_text(values: Sequence[float]) -> str:
     """A vector in Kaldi's text form, with all digits."""
     return f"[ {' '.join(map(str, values))} ]"
-
-
-def read_counts(path: str) -> list[float]:
-    """The numbers of a vector in text.
-
-    Raises:
-        UserError: the file is not one.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            words = file.read().split()
-        if words[:1] + words[-1:] != ["[", "]"]:
-            raise ValueError("no brackets")
-        return [float(word) for word in words[1:-1]]
-    except (OSError, ValueError) as problem:
-        raise UserError(f"Expected a vector in text in {path}, found none ({problem}).") from None

@@ -42,14 +42,14 @@ class ProgressLine:
         if self._terminal:
             self._show(
                 f"iteration {iteration.index + 1}/{schedule.num_iterations}  "
-                f"epoch {schedule.epoch(done):.2f}/{schedule.num_epochs:g}  jobs {iteration.jobs}"
+                f"epoch {schedule.epoch(done):.2f}/{schedule.total_epochs:g}  jobs {iteration.jobs}"
                 f"{_reached(latest, '  valid log-prob ', '  accuracy ')}  {clock(left)} left"
             )
         else:
             percent = 100 * iteration.archives_before / schedule.archives_to_process
             log.log(
                 f"Iter: {iteration.index}/{schedule.num_iterations - 1}   Jobs: {iteration.jobs}   "
-                f"Epoch: {iteration.epoch:.2f}/{schedule.num_epochs:.1f} ({percent:.1f}% complete)   "
+                f"Epoch: {iteration.epoch:.2f}/{schedule.total_epochs:.1f} ({percent:.1f}% complete)   "
                 f"lr: {iteration.learning_rate:.6f}{_reached(latest, '   valid log-prob: ', '   accuracy: ')}   "
                 f"took {seconds:.1f} s, {clock(left)} left"
             )

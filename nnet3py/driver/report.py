@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import datetime
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 
 from nnet3py.driver.experiment import write_atomically
 from nnet3py.errors import UserError
@@ -27,6 +29,9 @@ class Progress:
         train_accuracy, valid_accuracy: fraction of frames.
         iteration_seconds: wall time of the iteration that starts from it, nan for the last and the final model.
         seconds: wall time of all iterations before it.
+        max_change, max_change_components, not_finite: of the iteration that starts from it, how often the limits on the
+            change in a minibatch were reached (:class:`nnet3py.driver.diagnostics.LimitedChanges`). Files of older
+            versions do not have them.
     """
 
     model: str
@@ -40,12 +45,18 @@ class Progress:
     valid_accuracy: float
     iteration_seconds: float
     seconds: float
+    max_change: float = math.nan
+    max_change_components: Mapping[str, float] = field(default_factory=dict)
+    not_finite: float = math.nan
 
 
-_COLUMNS = [field.name for field in fields(Progress)]
+_COLUMNS = [column.name for column in fields(Progress)]
+_FIRST_COLUMNS = [column.name for column in fields(Progress) if column.default is column.default_factory is MISSING]
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{number:.4g}" for name, number in value.items()) or "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -67,21 +78,33 @@ def read_progress(path: str) -> list[Progress]:
             lines = file.read().splitlines()
     except FileNotFoundError:
         return []
-    if not lines or lines[0].split("\t") != _COLUMNS:
+    columns = lines[0].split("\t") if lines else []
+    if len(columns) < len(_FIRST_COLUMNS) or columns != _COLUMNS[: len(columns)]:  # older versions have fewer
         raise UserError(f"{path}: expected the columns {' '.join(_COLUMNS)}, found another first line.")
     rows = []
     for number, line in enumerate(lines[1:], 2):
-        words = line.split("\t")
         try:
-            values = [float(word) for word in words[1:]]
-            rows.append(Progress(words[0], values[0], int(values[1]), *values[2:]))
-        except (ValueError, TypeError):
-            raise UserError(f"{path}:{number}: expected {len(_COLUMNS)} values, found {line!r}.") from None
+            values = {name: _value(name, word) for name, word in zip(columns, line.split("\t"), strict=True)}
+        except ValueError:
+            raise UserError(f"{path}:{number}: expected {len(columns)} values, found {line!r}.") from None
+        rows.append(Progress(**values))
     return rows
 
 
+def _value(column: str, word: str) -> Any:
+    """What stands in a column. Raises ValueError for what does not belong there."""
+    if column == "model":
+        return word
+    if column == "archives":
+        return int(word)
+    if column == "max_change_components":
+        parts = [part.rpartition(":") for part in word.split(",")] if word != "-" else []
+        return {name: float(percent) for name, _, percent in parts}
+    return float(word)
+
+
 def accuracy_report(rows: list[Progress]) -> str:
-    """The report: a table of accuracy, one of log-probability, the time.
+    """The report: a table of accuracy, one of log-probability, the time, one of the limits on the change.
 
     A row without diagnostics is left out, as the final model is from the table Kaldi's scripts read.
     """
@@ -98,4 +121,11 @@ def accuracy_report(rows: list[Progress]) -> str:
         blocks.append("\n".join(lines))
     total = sum(row.iteration_seconds for row in numbered if not math.isnan(row.iteration_seconds))
     blocks[0] += f"\nTotal training time is {datetime.timedelta(seconds=round(total))}"
+    limited = [row for row in numbered if not math.isnan(row.max_change)]
+    if limited:
+        lines = ["# max-change: how often it was enforced, % of the minibatches, and changes that were not finite"]
+        lines.append("%Iter\tglobal\tcomponents\tnot_finite")
+        for row in limited:
+            lines.append(f"{row.model}\t{row.max_change:.4g}\t{_text(row.max_change_components)}\t{row.not_finite:g}")
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"

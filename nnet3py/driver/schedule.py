@@ -11,8 +11,13 @@ archive is read ``frames_per_eg`` times an epoch, with another frame each time, 
 
 The effective rate is what one example sees: averaging N models divides what each has learned by N.
 
+With extra epochs, as many iterations of ``jobs_final`` jobs at the final rate follow as these have data for: a stretch
+in which nothing changes but the model, so that its models are alike and can be combined. What comes before is the same
+as without them.
+
 Source: arXiv:1410.7455 section 3 and appendices; Kaldi egs/wsj/s5/steps/nnet3/train_dnn.py and
-steps/libs/nnet3/train/common.py (``get_current_num_jobs``, ``get_learning_rate``, ``get_model_combine_iters``).
+steps/libs/nnet3/train/common.py (``get_current_num_jobs``, ``get_learning_rate``, ``get_model_combine_iters``); for the
+extra epochs and the iteration of mixing up, egs/wsj/s5/steps/nnet2/train_pnorm.sh.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ class Iteration:
         share: the same as a share of all data that training will see.
         learning_rate: the actual rate of each job.
         adds_layer: the number of the layer that is added before it (2, 3, ...), or 0.
+        mixes_up: whether softmax units are added before it.
         averages: whether the jobs' models are averaged; otherwise the best is taken, for the network changes too fast.
     """
 
@@ -46,10 +52,16 @@ class Iteration:
     share: float
     learning_rate: float
     adds_layer: int = 0
+    mixes_up: bool = False
+
+    @property
+    def changes_shape(self) -> bool:
+        """Whether the model it makes has other components than the one it starts from."""
+        return self.mixes_up or self.adds_layer > 0
 
     @property
     def averages(self) -> bool:
-        return self.index > 0 and not self.adds_layer
+        return self.index > 0 and not self.changes_shape
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,14 @@ class Schedule:
     """The numbers that the user chose, and what follows from them.
 
     Attributes:
-        num_epochs: passes over the data.
+        num_epochs: passes over the data while the rate decays.
         num_archives: archives on disk.
         passes_per_epoch: how often an archive is read in an epoch: the frames of an example where one is trained on
             at a time, else 1.
         num_layers, add_layers_period: layers are added one by one, each after so many iterations (0: all at once).
+        num_epochs_extra: passes over the data after that, at the final rate.
+        mix_up_iter: the iteration that starts with more softmax units; -1: halfway between the last added layer and the
+            end; None: none does.
     """
 
     num_epochs: float
@@ -74,6 +89,8 @@ class Schedule:
     jobs_step: int = 1
     num_layers: int = 1
     add_layers_period: int = 0
+    num_epochs_extra: float = 0.0
+    mix_up_iter: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.jobs_initial, self.jobs_final, self.jobs_step) < 1:
@@ -82,21 +99,36 @@ class Schedule:
             raise UserError("The learning rates (--trainer.optimization.*-effective-lrate) must be above 0.")
         if not self.num_epochs > 0:
             raise UserError(f"--trainer.num-epochs must be above 0, found {self.num_epochs}.")
+        if not 0 <= self.num_epochs_extra < math.inf:
+            raise UserError(
+                f"--trainer.optimization.num-epochs-extra must be a number from 0 on, found {self.num_epochs_extra}."
+            )
         most = max(self.jobs_initial, self.jobs_final)
         if most > self.num_archives:
             raise UserError(
                 f"{most} jobs cannot have an archive each: the examples are in {self.num_archives}. "
                 "Lower --trainer.optimization.num-jobs-final, or --trainer.samples-per-iter for more archives."
             )
-        if self.num_iterations < 1:
+        if self.decaying_iterations < 1:
             raise UserError(
-                f"No iteration to run: {self.num_epochs:g} epochs have {self.archives_to_process} archives to "
+                f"No iteration to run: {self.num_epochs:g} epochs have {self.decaying_archives} archives to "
                 "read, fewer than one iteration has jobs. Raise --trainer.num-epochs or lower the number of jobs."
             )
-        if self.num_layers > 1 and (self.num_layers - 1) * self.add_layers_period >= self.num_iterations:
+        if self.num_layers > 1 and self._last_added_layer >= self.num_iterations:
             raise UserError(
                 f"{self.num_layers} layers, one every {self.add_layers_period} iterations, are not in place before the "
                 f"last of {self.num_iterations} iterations: lower --trainer.add-layers-period or train longer."
+            )
+        if self.num_epochs_extra > 0 and self.num_iterations == self.decaying_iterations:
+            raise UserError(
+                f"--trainer.optimization.num-epochs-extra={self.num_epochs_extra:g} is less than one iteration of "
+                f"{self.jobs_final} jobs: raise it, or leave it at 0."
+            )
+        if self.mix_up_iter is not None and not self._last_added_layer < self.mix_up_iteration < self.num_iterations:
+            raise UserError(
+                f"Mixing up cannot come before iteration {self.mix_up_iteration}: of {self.num_iterations} iterations, "
+                f"counted from 0, it can start those after iteration {self._last_added_layer}. Give such a one with "
+                "--trainer.mix-up-iter, or train longer."
             )
 
     @property
@@ -105,27 +137,63 @@ class Schedule:
         return self.num_archives * self.passes_per_epoch
 
     @property
+    def total_epochs(self) -> float:
+        """Passes over the data, those at the final rate included."""
+        return self.num_epochs + self.num_epochs_extra
+
+    @property
+    def decaying_archives(self) -> int:
+        """Archives read, about, while the rate decays."""
+        return int(self.num_epochs * self.archives_expanded)
+
+    @property
+    def extra_archives(self) -> int:
+        """Archives read, about, at the final rate after that."""
+        return int(self.num_epochs_extra * self.archives_expanded)
+
+    @property
     def archives_to_process(self) -> int:
         """Archives read in the whole training, about."""
-        return int(self.num_epochs * self.archives_expanded)
+        return self.decaying_archives + self.extra_archives
+
+    @property
+    def decaying_iterations(self) -> int:
+        """Outer iterations while the rate decays; the last of them has the final rate."""
+        return int(self.decaying_archives * 2 / (self.jobs_initial + self.jobs_final))
 
     @property
     def num_iterations(self) -> int:
         """Outer iterations; models 0 (initial) to this (last) are made."""
-        return int(self.archives_to_process * 2 / (self.jobs_initial + self.jobs_final))
+        decaying = self.decaying_iterations
+        return decaying + self.extra_archives // self.jobs(decaying) if self.extra_archives else decaying
 
     def jobs(self, index: int) -> int:
         """Jobs of an iteration: linear from first to last, a multiple of ``jobs_step`` once it is that large."""
-        ideal = self.jobs_initial + (self.jobs_final - self.jobs_initial) * index / self.num_iterations
+        decaying = self.decaying_iterations
+        ideal = self.jobs_initial + (self.jobs_final - self.jobs_initial) * min(index, decaying) / decaying
         step = 1 if ideal < self.jobs_step else self.jobs_step
         return int(0.5 + ideal / step) * step
 
     def effective_rate(self, index: int, archives_before: int) -> float:
-        """The rate per example; the last iteration has the final one exactly."""
-        if index + 1 >= self.num_iterations:
+        """The rate per example; the last iteration of the decay, and those after it, have the final one exactly."""
+        if index + 1 >= self.decaying_iterations:
             return self.final_effective_lrate
         decay = math.log(self.final_effective_lrate / self.initial_effective_lrate)
-        return self.initial_effective_lrate * math.exp(archives_before * decay / self.archives_to_process)
+        return self.initial_effective_lrate * math.exp(archives_before * decay / self.decaying_archives)
+
+    @property
+    def _last_added_layer(self) -> int:
+        """The iteration that starts with the last layer added, 0 where none is."""
+        return (self.num_layers - 1) * self.add_layers_period
+
+    @property
+    def mix_up_iteration(self) -> int:
+        """The iteration that starts with more softmax units, 0 where none does."""
+        if self.mix_up_iter is None:
+            return 0
+        if self.mix_up_iter >= 0:
+            return self.mix_up_iter
+        return (self.num_iterations + self._last_added_layer) // 2
 
     def adds_layer(self, index: int) -> int:
         """The number of the layer to add before an iteration, or 0."""
@@ -143,13 +211,15 @@ class Schedule:
             jobs = self.jobs(index)
             rate = jobs * self.effective_rate(index, archives)
             share = archives / self.archives_to_process
-            out.append(Iteration(index, jobs, archives, self.epoch(archives), share, rate, self.adds_layer(index)))
+            mixes_up = self.mix_up_iter is not None and index == self.mix_up_iteration
+            layer = self.adds_layer(index)
+            out.append(Iteration(index, jobs, archives, self.epoch(archives), share, rate, layer, mixes_up))
             archives += jobs
         return out
 
     def epoch(self, archives: int) -> float:
         """Passes over the data after so many archives."""
-        return archives * self.num_epochs / self.archives_to_process
+        return archives * self.num_epochs / self.decaying_archives
 
     @property
     def archives_processed(self) -> int:
@@ -160,16 +230,18 @@ class Schedule:
     def models_to_combine(self, max_models: int) -> list[int]:
         """The numbers of the models that the final combination weighs, ascending; the last one always.
 
-        Half an epoch's models, at most half of all; spread out where those are more than ``max_models``. None from
-        before the last change of the network's shape.
+        Half an epoch's models, at most half of all, or those made at the final rate after the decay, whichever are
+        more; spread out where those are more than ``max_models``. None from before the last change of the network's
+        shape.
         """
         last = self.num_iterations
         half_epoch = min(int(self.archives_expanded / self.jobs_final / 2) + 1, last // 2)
-        if half_epoch > max_models:
-            chosen = set(range(last - half_epoch + 1, last + 1, half_epoch // max_models))
+        newest = max(half_epoch, last - self.decaying_iterations)
+        if newest > max_models:
+            chosen = set(range(last - newest + 1, last + 1, newest // max_models))
         else:
             chosen = set(range(last - min(max_models, last // 2) + 1, last + 1))
-        changed = (self.num_layers - 1) * self.add_layers_period
+        changed = max(self._last_added_layer, self.mix_up_iteration)
         return sorted({model for model in chosen if model > changed} | {last})
 
 

@@ -24,10 +24,10 @@ import shutil
 import time
 
 from nnet3py import log
-from nnet3py.driver import minibatch_size, prior_scale
+from nnet3py.driver import minibatch_size, mix_up, optimizer_states, prior_scale, realignment
 from nnet3py.driver.diagnostics import read_training_objective, select_models
-from nnet3py.driver.dropout_schedule import edits, parse_dropout_schedules
-from nnet3py.driver.engine import Engine, pipe, require_plain_path, shell_word
+from nnet3py.driver.dropout_schedule import parse_dropout_schedules
+from nnet3py.driver.engine import Engine, pipe, require_plain_path
 from nnet3py.driver.experiment import (
     copy_atomically,
     digest,
@@ -36,20 +36,24 @@ from nnet3py.driver.experiment import (
     write_atomically,
 )
 from nnet3py.driver.final_model import FinalModel
+from nnet3py.driver.learning_rate_factors import parse_learning_rate_factors
 from nnet3py.driver.model_diagnostics import ModelDiagnostics
+from nnet3py.driver.optimizer_states import OptimizerStates
 from nnet3py.driver.options import TrainingOptions, affecting_model
 from nnet3py.driver.preparation import Egs, Preparation
 from nnet3py.driver.progress_line import ProgressLine
 from nnet3py.driver.report import accuracy_report, read_progress, write_progress
 from nnet3py.driver.schedule import Iteration, Schedule, shard_expressions
+from nnet3py.driver.shrink_and_fix import ShrinkAndFix
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
+from nnet3py.driver.starting_model import StartingModel
 from nnet3py.errors import UserError
 
 
-def train(options: TrainingOptions, *, get_egs: str) -> None:
+def train(options: TrainingOptions, *, get_egs: str, align: str) -> None:
     """Train a network, from where an earlier run of the same experiment stopped.
 
-    ``get_egs`` is the program that makes examples.
+    ``get_egs`` is the program that makes examples, ``align`` the one that aligns.
 
     Raises:
         UserError: an option or a file is wrong, or a job has failed.
@@ -57,7 +61,7 @@ def train(options: TrainingOptions, *, get_egs: str) -> None:
     """
     _check(options)
     with termination_interrupts(), locked(options.dir, "train_dnn.py"), Engine(options.command) as engine:
-        _Training(options, engine, get_egs).run()
+        _Training(options, engine, get_egs, align).run()
 
 
 def _check(options: TrainingOptions) -> None:
@@ -81,11 +85,25 @@ def _check(options: TrainingOptions) -> None:
         )
     minibatch_size.check(options.minibatch_size)
     parse_dropout_schedules(options.dropout_schedule)
+    parse_learning_rate_factors(options.learning_rate_factors)
+    mix_up.check(options)
+    realignment.check(options)
     if options.backstitch_training_scale > 0 and options.momentum > 0:
         raise UserError("Backstitch and momentum do not go together: leave one of the two options at 0.")
+    optimizer_states.check(options)
     _schedule(options, num_archives=10**9, num_layers=1)  # what can be refused before examples are made
     if not options.max_param_change > 0:
         raise UserError(f"--trainer.max-param-change must be above 0, found {options.max_param_change}.")
+    if not 0 <= options.outer_momentum < 1:
+        raise UserError(
+            f"--trainer.optimization.outer-momentum={options.outer_momentum:g} is not possible: give a number from 0 "
+            "to below 1."
+        )
+    if not 0 < options.outer_learning_rate < math.inf:
+        raise UserError(
+            f"--trainer.optimization.outer-learning-rate={options.outer_learning_rate:g} is not possible: give a "
+            "number above 0."
+        )
     if not 0 <= options.momentum < 1:
         raise UserError(f"--trainer.optimization.momentum must be at least 0 and below 1, found {options.momentum}.")
 
@@ -102,21 +120,27 @@ def _schedule(options: TrainingOptions, num_archives: int, num_layers: int) -> S
         final_effective_lrate=options.final_effective_lrate,
         num_layers=num_layers,
         add_layers_period=options.add_layers_period if num_layers > 1 else 0,
+        num_epochs_extra=options.num_epochs_extra,
+        mix_up_iter=options.mix_up_iter if options.mix_up else None,
     )
 
 
 class _Training(Stage):
-    def __init__(self, options: TrainingOptions, engine: Engine, get_egs: str) -> None:
+    def __init__(self, options: TrainingOptions, engine: Engine, get_egs: str, align: str) -> None:
         super().__init__(options, engine)
         self.preparation = Preparation(options, engine, get_egs)
+        self.realignment = realignment.Realignment(options, engine, align)
+        self.optimizer_states = OptimizerStates(options, engine)
         self.layers = self._layers()
-        self.dropout_schedules = parse_dropout_schedules(options.dropout_schedule)
+        self.starting_model = StartingModel(options, engine, self.layers)
+        self.shrink_and_fix = ShrinkAndFix(options, engine)
 
     # The stages in order. Each runs if its result is missing.
 
     def run(self) -> None:
         os.makedirs(self.experiment.path("log"), exist_ok=True)
-        self._compare_record("train_options.json", {**affecting_model(self.options), **self._config_digests()})
+        made_with = {**affecting_model(self.options), **self._config_digests(), **self.realignment.record()}
+        self._compare_record("train_options.json", made_with)
         if self.options.stage is not None and self.options.stage < 0:
             self._forget_preparation(self.options.stage)
         if self.options.stage is None and self._finished():
@@ -131,12 +155,14 @@ class _Training(Stage):
             preparation.make_egs(context)
             egs = preparation.read_egs(context)
             schedule = _schedule(self.options, egs.num_archives, len(self.layers) + 1)
+            realignment.realigned_iterations(self.options, schedule)  # what can be refused before anything is trained
             self._compare_record("train_examples.json", _info_files(egs.folder))
             preparation.make_initial_model(egs)
             preparation.check_context(egs)
             preparation.merge_diagnostic_sets(egs)
             if self.options.stage is not None and self.options.stage >= 0:
                 self._forget_iterations(self.options.stage, schedule)
+            self.starting_model.prepare(schedule)
             line = ProgressLine(schedule)
             diagnostics = ModelDiagnostics(self.options, self.engine, schedule)
             if self._iterate(egs, schedule, diagnostics, line):
@@ -198,8 +224,10 @@ class _Training(Stage):
 
     def _forget_preparation(self, stage: int) -> None:
         self.experiment.remove_models_after(-1)
+        self.optimizer_states.remove_after(-1)
         self.experiment.remove("progress.tsv", "accuracy.report")
         self.experiment.remove(*map(self._minibatches, DIAGNOSTIC_SETS))
+        self.realignment.forget(0)
         for done_at, name in ((-2, prior_scale.NAME), (-3, "lda.mat"), (-4, "egs/.complete"), (-5, "init.raw")):
             if stage <= done_at and not (name.startswith("egs/") and self.options.egs_dir):
                 self.experiment.remove(name)
@@ -213,7 +241,10 @@ class _Training(Stage):
                 f"The models of {self.options.dir} are {' '.join(map(str, self.experiment.models())) or 'none'}."
             )
         if stage <= last:
+            self.optimizer_states.require(stage)
+            self.optimizer_states.remove_after(stage)
             self.experiment.remove_models_after(stage)
+            self.realignment.forget(stage)
             path = self.experiment.path("progress.tsv")
             rows = [row for row in read_progress(path) if row.model != "final" and int(row.model) < stage]
             write_progress(path, rows)
@@ -231,17 +262,25 @@ class _Training(Stage):
             if iteration.index == self.options.exit_stage:
                 line.stage(f"Stopping before iteration {iteration.index} (--exit-stage).")
                 return False
+            labelled = self._with_labels(egs, schedule, iteration.index)
             started = time.monotonic()
             looking = diagnostics.start(iteration.index)
-            self._run_iteration(egs, iteration)
+            self._run_iteration(labelled, iteration)
             seconds = time.monotonic() - started
             rows.append(diagnostics.row(iteration.index, looking, seconds, rows))
             diagnostics.write(rows)
             self.experiment.remove_shard_models()
             if self.options.cleanup:
                 self._remove_model(iteration.index - 1, combined)
+                self.optimizer_states.remove_before(iteration.index + 1)
             line.iteration_done(iteration, seconds, rows[-1])
         return True
+
+    def _with_labels(self, egs: Egs, schedule: Schedule, model: int) -> Egs:
+        """The examples with the labels in use at a model, the diagnostic sets with them laid out."""
+        labelled = self.realignment.examples(egs, schedule, model)
+        self.preparation.merge_diagnostic_sets(labelled, realignment.labels_of(self.options, schedule, model))
+        return labelled
 
     def _run_iteration(self, egs: Egs, iteration: Iteration) -> None:
         index = iteration.index
@@ -250,6 +289,7 @@ class _Training(Stage):
             self._train_command(egs, iteration),
             f"Training, iteration {index}",
             jobs=iteration.jobs,
+            num_threads=self.options.num_threads,
         )
         logs = [self.experiment.log(f"train.{index}.{job}") for job in range(1, iteration.jobs + 1)]
         selection = select_models([read_training_objective(path) for path in logs])
@@ -258,12 +298,31 @@ class _Training(Stage):
                 f"Iteration {index}: only {len(selection.accepted)} of {iteration.jobs} models are good enough to "
                 f"go on with; see the objectives in {self.experiment.log(f'train.{index}.*')}."
             )
-        if iteration.averages and len(selection.accepted) > 1:
+        outer_step = self._outer_step(index)
+        change_is_due = self.shrink_and_fix.is_due(iteration)
+        made = self.shrink_and_fix.average(iteration) if change_is_due else self._raw(index + 1)
+        if iteration.averages and (outer_step or len(selection.accepted) > 1):
             models = [self._raw(f"{index + 1}.{job}") for job in selection.accepted]
-            command = ["nnet-average", *models, self._raw(index + 1)]
+            command = ["nnet-average", *outer_step, *models, made]
             self._run(f"average.{index}", command, f"Averaging, iteration {index}")
         else:
-            copy_atomically(self._raw(f"{index + 1}.{selection.best}"), self._raw(index + 1))
+            copy_atomically(self._raw(f"{index + 1}.{selection.best}"), made)
+        if change_is_due:
+            self.shrink_and_fix.run(egs, iteration)
+
+    def _outer_step(self, index: int) -> list[str]:
+        """What makes of the average a step with momentum; nothing where the plain average is wanted.
+
+        The velocity of the step before is there unless that step was none, the best job's model having been kept.
+        """
+        momentum, rate = self.options.outer_momentum, self.options.outer_learning_rate
+        if momentum == 0 and rate == 1:
+            return []
+        words = [f"--outer-momentum={momentum:g}", f"--outer-learning-rate={rate:g}"]
+        words.append(f"--start-model={self._raw(index)}")
+        if self.experiment.has(f"{index}.velocity.raw"):
+            words.append(f"--velocity-in={self._raw(f'{index}.velocity')}")
+        return [*words, f"--velocity-out={self._raw(f'{index + 1}.velocity')}"]
 
     def _train_command(self, egs: Egs, iteration: Iteration) -> list[str]:
         options = self.options
@@ -271,6 +330,7 @@ class _Training(Stage):
         size, max_change = options.minibatch_size, options.max_param_change
         if not iteration.averages:  # where the network changes fast, smaller steps are the safer ones
             size, max_change = minibatch_size.halved(size), max_change / math.sqrt(2)
+        *arrangement, rspecifier = self._examples(egs, iteration, size)
         return [
             "nnet-train-shard",
             f"--update={options.update_method}",
@@ -280,49 +340,39 @@ class _Training(Stage):
             f"--max-param-change={max_change:.8g}",
             f"--l2-regularize-factor={1 / iteration.jobs:.8g}",
             f"--srand={index + options.srand}",
+            *([f"--num-threads={options.num_threads}"] if options.num_threads > 1 else []),
+            *self.optimizer_states.words(iteration),
             *options.train_opts,
-            self._model_to_train(iteration),
-            self._shard_rspecifier(egs, iteration, size),
+            *arrangement,
+            self.starting_model.rxfilename(iteration),
+            rspecifier,
             self._raw(f"{index + 1}.JOB"),
         ]
 
-    def _model_to_train(self, iteration: Iteration) -> str:
-        """The model that an iteration starts from, with its learning rate, shrinking, dropout and new layer."""
-        shrink = 1 - self.options.proportional_shrink * iteration.learning_rate
-        if shrink <= 0.5:
-            raise UserError(
-                f"--trainer.optimization.proportional-shrink is too large: parameters would be scaled by {shrink:.3g}."
-            )
-        scale = f" --scale={shrink:.8g}" if shrink != 1 else ""
-        dropout = ""
-        if self.dropout_schedules:
-            dropout = f" --edits={shell_word(edits(self.dropout_schedules, iteration.share))}"
-        rate = f"--learning-rate={iteration.learning_rate:.8g}"
-        copy = f"nnet-copy {rate}{scale}{dropout} {self._raw(iteration.index)} -"
-        if not iteration.adds_layer:
-            return f"{copy} |"
-        config = self.layers[iteration.adds_layer - 2]
-        return pipe(copy, f"nnet-init --srand={iteration.index + self.options.srand} - {config} -")
+    def _examples(self, egs: Egs, iteration: Iteration, size: str) -> list[str]:
+        """A job's examples, its archive in turn, shuffled, in minibatches; one frame of each if it is to be so.
 
-    def _shard_rspecifier(self, egs: Egs, iteration: Iteration, size: str) -> str:
-        """A job's examples: its archive in turn, shuffled, in minibatches; one frame of each if it is to be so."""
-        single = self.options.one_frame_per_eg and egs.frames_per_eg > 1
+        They are the last of the words, an rspecifier; those before are options that do the rest.
+        """
+        options = self.options
+        single = options.one_frame_per_eg and egs.frames_per_eg > 1
         frames = egs.frames_per_eg if single else 1
         archive, frame = shard_expressions(iteration.archives_before, egs.num_archives, frames)
-        source = f"ark:{egs.folder}/egs.{archive}.ark"
-        commands = []
+        source, commands = f"ark:{egs.folder}/egs.{archive}.ark", []
         if single:
             commands.append(f"nnet-copy-egs --frame={frame} {source} ark:-")
-            source = "ark:-"
-        commands.append(
-            f"nnet-shuffle-egs --buffer-size={self.options.shuffle_buffer_size} "
-            f"--srand={iteration.index + self.options.srand} {source} ark:-"
-        )
+        buffer, seed = options.shuffle_buffer_size, iteration.index + options.srand
+        if options.read_directly:
+            words = [f"--shuffle-buffer-size={buffer}", f"--shuffle-srand={seed}", f"--minibatch-size={size}"]
+            return [*words, "ark,bg:" + pipe(*commands) if commands else source]
+        shuffle_source = "ark:-" if commands else source
+        commands.append(f"nnet-shuffle-egs --buffer-size={buffer} --srand={seed} {shuffle_source} ark:-")
         commands.append(f"nnet-merge-egs --minibatch-size={size} ark:- ark:-")
-        return "ark,bg:" + pipe(*commands)
+        return ["ark,bg:" + pipe(*commands)]
 
     def _finish(self, egs: Egs, schedule: Schedule, diagnostics: ModelDiagnostics, line: ProgressLine) -> None:
         last = schedule.num_iterations
+        egs = self._with_labels(egs, schedule, last)
         final = FinalModel(self.options, self.engine)
         rows = diagnostics.known_rows(last)
         looking = diagnostics.start(last)
@@ -336,7 +386,7 @@ class _Training(Stage):
         rows.append(diagnostics.row("final", looking, math.nan, rows))
         diagnostics.write(rows)
         write_atomically(self.experiment.path("accuracy.report"), accuracy_report(rows))
-        final.put_priors()
+        final.put_priors(self.realignment.ali_dir(realignment.labels_of(self.options, schedule, last)))
         line.stage(
             f"Trained {self.options.dir}/{'final.mdl' if self._has_transitions() else 'final.raw'}: log-probability "
             f"{rows[-1].valid_logprob:.4f}, accuracy {100 * rows[-1].valid_accuracy:.2f} % on the validation set"
@@ -350,14 +400,16 @@ class _Training(Stage):
             if model < last:
                 self._remove_model(model, set())
         self.experiment.remove_shard_models()
+        self.optimizer_states.remove_after(-1)
         self.experiment.remove(*map(self._minibatches, DIAGNOSTIC_SETS))
+        self.realignment.clean_up()
         own = not self.options.egs_dir and os.path.isdir(self.preparation.egs_folder)
         if own and self.options.remove_egs and not os.path.exists(f"{self.preparation.egs_folder}/.nodelete"):
             shutil.rmtree(self.preparation.egs_folder)
 
     def _remove_model(self, model: int, needed: set[int]) -> None:
         if model >= 0 and model not in needed and model % self.options.preserve_model_interval != 0:
-            self.experiment.remove(f"{model}.raw")
+            self.experiment.remove(f"{model}.raw", f"{model}.velocity.raw")
 
 
 def _shown(value: object) -> str:

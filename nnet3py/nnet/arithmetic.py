@@ -34,9 +34,18 @@ def add_component(component: Component, alpha: float, other: Component) -> None:
 
     Statistics that one of the two has not gathered yet (arrays without elements) count as zero.
     """
+    _add_fields(component, alpha, other, _ROLES)
+
+
+def add_statistics(component: Component, other: Component) -> None:
+    """As :func:`add_component` with ``alpha`` 1, of the statistics alone."""
+    _add_fields(component, 1.0, other, (Role.STATISTIC,))
+
+
+def _add_fields(component: Component, alpha: float, other: Component, roles: tuple[Role, ...]) -> None:
     assert type(component) is type(other)
     for field in component.fields:
-        if field.role not in _ROLES or field.obsolete:
+        if field.role not in roles or field.obsolete:
             continue
         mine, theirs = getattr(component, field.attribute), getattr(other, field.attribute)
         if not isinstance(mine, np.ndarray):

@@ -13,10 +13,7 @@ One parameter is read without the others: ``h5py.File("1.h5")["components/affine
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import h5py
@@ -25,6 +22,7 @@ import numpy as np
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array, Component, Field, Kind, component_class
 from nnet3py.nnet.component_fields import ARRAY_KINDS, NORMALISED_KINDS, assemble, stored_values
+from nnet3py.nnet.hdf5_reading import child_group, opened, require_layout, stored_array
 from nnet3py.nnet.model_file import build_network
 from nnet3py.nnet.network import Network, is_valid_name
 from nnet3py.tables.streams import Sink, Source
@@ -32,7 +30,6 @@ from nnet3py.tables.streams import Sink, Source
 _FORMAT = "nnet3py-network"
 _VERSION = 1
 _LARGEST_ATTRIBUTE = 60000
-_GREATEST_COMPRESSION = 1100  # deflate reaches 1032:1; a data set that claims more is not believed
 
 
 def write_hdf5_network(sink: Sink, network: Network) -> None:
@@ -80,38 +77,17 @@ def _write_field(group: h5py.Group, field: Field, value: Any) -> None:
         group.attrs[name] = float(value)
 
 
-@contextlib.contextmanager
-def _opened(rxfilename: str, source: Source) -> Iterator[h5py.File]:
-    """An HDF5 file on disk, or the rest of a stream. What h5py raises for a corrupt one becomes a UserError."""
-    try:
-        place: Any = rxfilename if os.path.isfile(rxfilename) else io.BytesIO(_rest(source))
-        with h5py.File(place, "r") as file:
-            yield file
-    except UserError:
-        raise
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, UnicodeDecodeError) as problem:
-        words = str(problem).replace("\n", " ")[:200]
-        raise UserError(f"{source.name}: not a readable HDF5 network, cut off or corrupt ({words}).") from problem
-
-
-def _rest(source: Source) -> bytes:
-    pieces = []
-    while piece := source.read_some(1 << 20):
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
 def read_hdf5_network(rxfilename: str, source: Source, check_finite: bool = True) -> Network:
     """The network in an HDF5 file that ``source`` has been opened on (its first bytes told the form).
 
     Raises:
         UserError: it has another layout, is corrupt, or its parts do not fit.
     """
-    with _opened(rxfilename, source) as file:
-        _require_layout(file, source.name)
+    with opened(rxfilename, source, "network") as file:
+        require_layout(file, _FORMAT, _VERSION, "a network", source.name)
         lines = _text(file, "config", source.name).splitlines()
-        groups = _child_group(file, "components", source.name)
-        names = sorted(groups, key=lambda name: int(_child_group(groups, name, source.name).attrs["index"]))
+        groups = child_group(file, "components", source.name)
+        names = sorted(groups, key=lambda name: int(child_group(groups, name, source.name).attrs["index"]))
         components: dict[str, Component] = {}
         for name in names:
             if not is_valid_name(name):
@@ -120,45 +96,12 @@ def read_hdf5_network(rxfilename: str, source: Source, check_finite: bool = True
     return build_network(lines, components, source.name)
 
 
-def _require_layout(file: h5py.File, where: str) -> None:
-    found = str(file.attrs.get("format", ""))
-    if found != _FORMAT:
-        raise UserError(f"{where}: an HDF5 file, but not a network (its attribute format is not {_FORMAT}).")
-    version = int(file.attrs.get("version", -1))
-    if version != _VERSION:
-        raise UserError(f"{where}: expected version {_VERSION} of the layout, found {version}.")
-
-
-def _child_group(parent: h5py.Group, name: str, where: str) -> h5py.Group:
-    """A group stored in this file itself: links to elsewhere are refused."""
-    if name not in parent or not isinstance(parent.get(name, getlink=True), h5py.HardLink):
-        raise UserError(f"{where}: expected a group {name}.")
-    group = parent[name]
-    if not isinstance(group, h5py.Group):
-        raise UserError(f"{where}: expected a group {name}, found something else.")
-    return group
-
-
 def _text(file: h5py.File, name: str, where: str) -> str:
     if name in file.attrs:
         return str(file.attrs[name])
     if name in file:
-        return _array(file, name, np.uint8, where).tobytes().decode("utf-8")
+        return stored_array(file, name, np.uint8, where).tobytes().decode("utf-8")
     raise UserError(f"{where}: the attribute {name} is missing.")
-
-
-def _array(group: h5py.Group, name: str, dtype: Any, where: str) -> Array:
-    """A data set whose size is believed only if the file has bytes for it."""
-    data = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
-    if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
-        raise UserError(f"{where}: expected a data set {name} within the file.")
-    if data.dtype.kind not in "fiu" or data.shape is None:
-        raise UserError(f"{where}: expected numbers in {name}, found {data.dtype}.")
-    held = data.id.get_storage_size()
-    most = held * (_GREATEST_COMPRESSION if data.compression else 1)
-    if data.size * data.dtype.itemsize > most:
-        raise UserError(f"{where}: {name} has the shape {data.shape}, but the file holds {held} bytes of it.")
-    return np.ascontiguousarray(data[()], dtype=dtype)
 
 
 def _read_component(group: h5py.Group, where: str, check_finite: bool) -> Component:
@@ -188,13 +131,13 @@ def _read_component(group: h5py.Group, where: str, check_finite: bool) -> Compon
 
 def _read_field(group: h5py.Group, field: Field, name: str, where: str) -> Any:
     if field.kind in ARRAY_KINDS:
-        value = _array(group, name, np.float64 if field.kind in NORMALISED_KINDS else np.float32, where)
+        value = stored_array(group, name, np.float64 if field.kind in NORMALISED_KINDS else np.float32, where)
         dims = 2 if field.kind is Kind.MATRIX else 1
         if value.ndim != dims:
             raise UserError(f"{where}: expected {name} to have {dims} dimensions, found the shape {value.shape}.")
         return value
     if field.kind is Kind.INT_VECTOR:
-        return _array(group, name, np.int32, where).reshape(-1).tolist()
+        return stored_array(group, name, np.int32, where).reshape(-1).tolist()
     value = group.attrs[name]
     if field.kind in (Kind.INT_PAIR, Kind.FLOAT_PAIR):
         pair = np.asarray(value).tolist()
@@ -214,10 +157,10 @@ def read_hdf5_parameter(rxfilename: str, component: str, name: str) -> Array:
     """
     from nnet3py.tables.streams import open_input
 
-    with open_input(rxfilename) as source, _opened(rxfilename, source) as file:
-        _require_layout(file, source.name)
-        group = _child_group(_child_group(file, "components", source.name), component, source.name)
+    with open_input(rxfilename) as source, opened(rxfilename, source, "network") as file:
+        require_layout(file, _FORMAT, _VERSION, "a network", source.name)
+        group = child_group(child_group(file, "components", source.name), component, source.name)
         if name not in group:
             raise UserError(f"{source.name}: component {component} has no {name} (it has {', '.join(group)}).")
         kind = np.float64 if group[name].dtype == np.float64 else np.float32
-        return _array(group, name, kind, f"{source.name}, component {component}")
+        return stored_array(group, name, kind, f"{source.name}, component {component}")

@@ -19,7 +19,7 @@ import numpy as np
 
 import nnet3py.nnet.families  # noqa: F401  (registers every component type)
 from nnet3py.errors import UserError
-from nnet3py.nnet.component import Component, component_class
+from nnet3py.nnet.component import Component, Role, component_class
 from nnet3py.nnet.configuration import ConfigLine, config_lines
 from nnet3py.nnet.descriptor import Descriptor, parse_descriptor
 from nnet3py.seed import not_negative
@@ -227,6 +227,14 @@ class Network:
     def copy(self) -> Network:
         """A network with its own parameters."""
         return Network(copy.deepcopy(self.components), self.nodes)
+
+    def sharing_parameters(self) -> Network:
+        """A network with the same arrays of parameters, for another thread to train; its statistics are copies."""
+        components = {name: copy.copy(component) for name, component in self.components.items()}
+        for component in components.values():
+            for field in component.fields_with_role(Role.STATISTIC):
+                setattr(component, field.attribute, copy.copy(getattr(component, field.attribute)))
+        return Network(components, self.nodes)
 
     def scale(self, scale: float) -> None:
         """Multiply parameters and statistics (Kaldi ``ScaleNnet``)."""

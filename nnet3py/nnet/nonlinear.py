@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 UNSET_THRESHOLD = -1000.0
 REPAIR_PROBABILITY = 0.5
+_LEAST_PROBABILITY = np.float32(1.0e-20)
 
 _Self = TypeVar("_Self", bound="NonlinearComponent")
 
@@ -287,7 +288,7 @@ class SoftmaxComponent(NonlinearComponent):
         y = x - x.max(axis=1, keepdims=True)
         np.exp(y, out=y)
         y *= np.reciprocal(np.einsum("ij->i", y))[:, None]
-        return np.maximum(y, np.float32(1.0e-20), out=y), None
+        return np.maximum(y, _LEAST_PROBABILITY, out=y), None
 
     def _derivative(self, memo: NonlinearMemo, dy: Array) -> Array:
         dy -= np.einsum("ij,ij->i", memo.y, dy)[:, None]
@@ -314,3 +315,25 @@ class LogSoftmaxComponent(NonlinearComponent):
 
     def accumulate_statistics(self, memo: NonlinearMemo) -> None:
         """Kaldi keeps none of the values of a log-softmax."""
+
+
+class LogComponent(NonlinearComponent):
+    """``y = log(max(x, 1e-20))``: log-probabilities of sums of softmax units. Kaldi's nnet3 has no such component.
+
+    The floor is that of :class:`SoftmaxComponent`; below it there is no derivative.
+    """
+
+    type_name = "LogComponent"
+
+    def _values(self, x: Array) -> tuple[Array, Any]:
+        floored = np.maximum(x, _LEAST_PROBABILITY)
+        return np.log(floored), (x, floored)
+
+    def _derivative(self, memo: NonlinearMemo, dy: Array) -> Array:
+        x, floored = memo.extra
+        dy /= floored
+        dy *= x >= floored
+        return dy
+
+    def accumulate_statistics(self, memo: NonlinearMemo) -> None:
+        """None, as of a log-softmax."""

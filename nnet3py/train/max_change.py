@@ -29,6 +29,14 @@ class MaxChangeCounts:
     global_: int = 0
     not_finite: int = 0
 
+    def add(self, other: MaxChangeCounts) -> None:
+        """Count what another thread has counted too."""
+        self.minibatches += other.minibatches
+        self.global_ += other.global_
+        self.not_finite += other.not_finite
+        for name, count in other.per_component.items():
+            self.per_component[name] = self.per_component.get(name, 0) + count
+
     def report(self) -> None:
         """Kaldi's lines at the end of training."""
         for name, count in self.per_component.items():

@@ -57,6 +57,9 @@ largest c_i^½, so that nothing decays to zero when the rows do. Single precisio
 spans more than six orders of magnitude; then ``O = R' R'ᵀ`` is computed and, unless it is near the identity, undone
 with its Cholesky factor (which leaves the leading rows as they are), or by a QR factorisation if O is too singular.
 
+*Several threads* may share one estimate. Each applies what is stored at the moment. One at a time updates it: a thread
+that finds another at that, or finds the estimate replaced since it computed its H, does without the update.
+
 *Starting.* R is a fixed orthonormal matrix without zero rows or columns, ρ = d_i = 1e-10, and the first minibatch is
 used to update three times (once if it has no more rows than r) before it is first used in earnest. The estimate is
 updated on the first eleven minibatches and then on every ``update_period``-th: it changes slowly.
@@ -74,6 +77,7 @@ rows of its minibatch (arXiv:1410.7455, section 4; Kaldi src/nnet2/nnet-precondi
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +100,7 @@ class NaturalGradientState:
     """The estimate F of one set of rows, as stored between minibatches: plain arrays, to be saved and restored.
 
     W: (rank, dim) float32, E^½ R. d: (rank,) float64. rho: ρ. gram: (rank, rank) float32, W Wᵀ. minibatch: how many
-    minibatches have been preconditioned.
+    minibatches have been preconditioned. An update makes another object, so that who has this one may go on with it.
     """
 
     W: Array
@@ -149,7 +153,8 @@ class OnlineNaturalGradient:
 
     rank: r, at most dim - 1. alpha: α. update_period: minibatches from one update of the estimate to the next, after
     the first ones. num_samples_history: rows after which the past counts 1/e as much; num_minibatches_history, if
-    above zero, fixes η to its inverse instead. While ``frozen``, the estimate is applied and not updated.
+    above zero, fixes η to its inverse instead. While ``frozen``, the estimate is applied and not updated. Threads may
+    use one object at the same time.
     """
 
     def __init__(
@@ -174,7 +179,8 @@ class OnlineNaturalGradient:
         self.frozen = False
         self.state: NaturalGradientState | None = None
         self.updates_rejected = 0
-        self._H = np.empty((0, 0), np.float32)
+        self._updating_one = threading.Lock()
+        self._buffers = threading.local()
 
     def precondition(self, rows: Array, append_one: bool = False) -> tuple[Array, float]:
         """X̂ (N, dim) and the scale s by which the caller is to multiply it, for ``rows`` (N, columns) float32.
@@ -189,7 +195,7 @@ class OnlineNaturalGradient:
         return hat, factors.scale
 
     def factors(self, rows: Array, append_one: bool = False) -> Preconditioned:
-        """As :meth:`precondition`, the result in factors; it is valid until the next call."""
+        """As :meth:`precondition`, the result in factors; it is valid until this thread's next call."""
         num_rows, columns = rows.shape
         dim = columns + append_one
         if num_rows == 0 or dim == 1:  # in one dimension the rescaled result is the input
@@ -205,10 +211,14 @@ class OnlineNaturalGradient:
             raise ValueError(f"rows of dimension {dim} given to an estimate of dimension {state.W.shape[1]}")
         H = self._project(rows, append_one, state.W)
         L = H.T @ H
-        factors = self._scaled(Preconditioned(rows, H, state.W, 1.0), append_one, H, L, squared_norm)
-        if self._updating(state.minibatch):
-            self._update(rows, append_one, H, L, squared_norm)
-        state.minibatch += 1
+        factors = self._scaled(Preconditioned(rows, H, state.W, 1.0), append_one, state, L, squared_norm)
+        if self._updating(state.minibatch) and self._updating_one.acquire(blocking=False):
+            try:
+                if self.state is state:
+                    self.state = self._updated(state, rows, append_one, H, L, squared_norm)
+            finally:
+                self._updating_one.release()
+        (self.state or state).minibatch += 1
         return factors
 
     def orthogonality_error(self) -> float:
@@ -240,34 +250,39 @@ class OnlineNaturalGradient:
 
     def _start(self, rows: Array, append_one: bool, squared_norm: float) -> None:
         """The fixed start, then a few updates on the first minibatch."""
+        with self._updating_one:
+            if self.state is None:
+                self.state = self._started(rows, append_one, squared_norm)
+
+    def _started(self, rows: Array, append_one: bool, squared_norm: float) -> NaturalGradientState:
         dim = rows.shape[1] + append_one
         rank = min(self.rank, dim - 1)
         d = np.full(rank, _EPSILON)
         W = _orthonormal_start(rank, dim) * np.sqrt(self._e(d, _EPSILON, dim))[:, None]
         W = W.astype(np.float32)
-        self.state = NaturalGradientState(W, d, _EPSILON, W @ W.T)
+        state = NaturalGradientState(W, d, _EPSILON, W @ W.T)
         # From no more rows than r, one update already finds the space that they span.
         for _ in range(1 if len(rows) <= rank else 3):
-            H = self._project(rows, append_one, self.state.W)
-            self._update(rows, append_one, H, H.T @ H, squared_norm)
+            H = self._project(rows, append_one, state.W)
+            state = self._updated(state, rows, append_one, H, H.T @ H, squared_norm)
+        return state
 
     def _project(self, rows: Array, append_one: bool, W: Array) -> Array:
-        """H = X Wᵀ, in a buffer that the next call overwrites."""
-        if self._H.shape != (len(rows), len(W)):
-            self._H = np.empty((len(rows), len(W)), np.float32)
-        H = np.matmul(rows, W[:, : rows.shape[1]].T, out=self._H)
+        """H = X Wᵀ, in a buffer that this thread's next call overwrites."""
+        buffer = getattr(self._buffers, "H", None)
+        if buffer is None or buffer.shape != (len(rows), len(W)):
+            buffer = self._buffers.H = np.empty((len(rows), len(W)), np.float32)
+        H: Array = np.matmul(rows, W[:, : rows.shape[1]].T, out=buffer)
         if append_one:
             H += W[:, -1]
         return H
 
     def _scaled(
-        self, factors: Preconditioned, append_one: bool, H: Array, L: Array, squared_norm: float
+        self, factors: Preconditioned, append_one: bool, state: NaturalGradientState, L: Array, squared_norm: float
     ) -> Preconditioned:
         """The factors with s of (scale)."""
         if squared_norm == 0.0:
             return factors
-        state = self.state
-        assert state is not None
         formed = None
         squared_norm_hat = squared_norm - 2.0 * float(L.trace(dtype=np.float64)) + float(np.vdot(L, state.gram))
         if squared_norm_hat < _CANCELLATION * squared_norm:
@@ -278,10 +293,10 @@ class OnlineNaturalGradient:
         scale = math.sqrt(squared_norm / squared_norm_hat) if squared_norm_hat > 0.0 else 1.0
         return Preconditioned(factors.rows, factors.H, factors.W, scale, formed)
 
-    def _update(self, rows: Array, append_one: bool, H: Array, L: Array, squared_norm: float) -> None:
-        """Replace the estimate by the next one; an estimate that is not finite is dropped, and counted."""
-        state = self.state
-        assert state is not None
+    def _updated(
+        self, state: NaturalGradientState, rows: Array, append_one: bool, H: Array, L: Array, squared_norm: float
+    ) -> NaturalGradientState:
+        """The next estimate; where that is not finite, which is counted, the one before."""
         rank, dim = state.W.shape
         num_rows = len(rows)
         eta = self._eta(num_rows)
@@ -296,7 +311,7 @@ class OnlineNaturalGradient:
         Z = _power_scatter(eta, num_rows, d + rho, inverse_sqrt_e, K, L)
         if not np.isfinite(Z).all():
             self.updates_rejected += 1
-            return
+            return state
         c, U = np.linalg.eigh(Z)
         c, U = c[::-1], U[:, ::-1]  # the largest first: a later reorthogonalisation keeps the first rows best
         floor = ((1.0 - eta) * rho) ** 2
@@ -318,8 +333,8 @@ class OnlineNaturalGradient:
         gram = W @ W.T
         if not (np.isfinite(gram).all() and math.isfinite(new_rho)):
             self.updates_rejected += 1
-            return
-        state.W, state.d, state.rho, state.gram = W, new_d, float(new_rho), gram
+            return state
+        return NaturalGradientState(W, new_d, float(new_rho), gram, state.minibatch)
 
 
 def _orthonormal_start(rank: int, dim: int) -> Array:

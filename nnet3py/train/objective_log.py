@@ -5,6 +5,7 @@ Source: Kaldi src/nnet3/nnet-training.cc, ObjectiveFunctionInfo.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 from nnet3py import log
@@ -27,7 +28,10 @@ class _Total:
 
 
 class ObjectiveLog:
-    """The objective of one output, over the whole run and over the present interval of minibatches."""
+    """The objective of one output, over the whole run and over the present interval of minibatches.
+
+    Threads may add to it at the same time: a minibatch that comes after the first of the next interval counts there.
+    """
 
     def __init__(self, name: str, interval: int) -> None:
         self.name = name
@@ -35,15 +39,17 @@ class ObjectiveLog:
         self.overall = _Total()
         self._present = _Total()
         self._phase = 0
+        self._adding = threading.Lock()
 
     def add(self, minibatch: int, weight: float, objective: float) -> None:
         """Count the objective (a sum, to be divided by ``weight``) of the minibatch with this number."""
         phase = minibatch // self.interval
-        if phase != self._phase:
-            self._report_phase(phase)
-            self._phase, self._present = phase, _Total()
-        self._present.add(weight, objective)
-        self.overall.add(weight, objective)
+        with self._adding:
+            if phase > self._phase:
+                self._report_phase(phase)
+                self._phase, self._present = phase, _Total()
+            self._present.add(weight, objective)
+            self.overall.add(weight, objective)
 
     def _report_phase(self, next_phase: int) -> None:
         present = self._present

@@ -13,10 +13,17 @@ import enum
 import math
 
 import numpy as np
-from scipy.linalg.blas import sgemm
 
+from nnet3py import log
+from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array, Component, NaturalGradientOptions
-from nnet3py.train.natural_gradient import OnlineNaturalGradient, Preconditioned, simple_natural_gradient
+from nnet3py.train.in_place import add_product
+from nnet3py.train.natural_gradient import (
+    NaturalGradientState,
+    OnlineNaturalGradient,
+    Preconditioned,
+    simple_natural_gradient,
+)
 
 
 class Method(enum.Enum):
@@ -31,6 +38,8 @@ class Method(enum.Enum):
 class ParameterUpdate:
     """The change of one component's parameters: :class:`nnet3py.nnet.component.Update` for the three methods.
 
+    ``preconditioners`` are the online estimates, by side (``in`` or ``out``) and field, made when they are first
+    needed. Several objects, one for each thread that trains the component, may have the same dictionary.
     ``delta`` has a float32 array for each trained field. ``finite`` turns False when derivatives or inputs came that
     are not finite: what they would have added is left out, and the caller is to discard ``delta``.
     """
@@ -45,12 +54,35 @@ class ParameterUpdate:
         self.delta = delta
         self.finite = True
         self._options = options
-        self._preconditioners: dict[tuple[str, str], OnlineNaturalGradient] = {}
+        self._restored: dict[tuple[str, str], NaturalGradientState] = {}
+        self._name, self._must_fit = "", True
+        self.preconditioners: dict[tuple[str, str], OnlineNaturalGradient] = {}
         self._scratch: dict[str, Array] = {}
+
+    def restore(self, estimates: dict[tuple[str, str], NaturalGradientState], name: str, must_fit: bool) -> None:
+        """Go on from estimates of an earlier run, before anything is added; ``name`` is the component's, for messages.
+
+        Whether one fits is known when its rows come: one that does not is a UserError then or, unless it ``must_fit``,
+        is forgotten.
+        """
+        self._restored, self._name, self._must_fit = estimates, name, must_fit
+
+    def share_estimates(self, other: ParameterUpdate) -> None:
+        """Use and update the estimates of ``other``, which another thread adds to."""
+        self.preconditioners = other.preconditioners
+        self.restore(other._restored, other._name, other._must_fit)
+
+    def estimates(self) -> dict[tuple[str, str], NaturalGradientState]:
+        """The estimates as they are, by side and field, to be restored in another run."""
+        found = dict(self._restored)
+        for key, preconditioner in self.preconditioners.items():
+            if preconditioner.state is not None:
+                found[key] = preconditioner.state
+        return found
 
     def freeze(self, frozen: bool) -> None:
         """While frozen, the online estimates are applied and not updated."""
-        for preconditioner in self._preconditioners.values():
+        for preconditioner in self.preconditioners.values():
             preconditioner.frozen = frozen
 
     def add_outer_product(self, dy: Array, x: Array, linear: str, bias: str | None) -> None:
@@ -102,7 +134,7 @@ class ParameterUpdate:
     def _preconditioner(self, side: str, field: str, dim: int) -> OnlineNaturalGradient:
         """The estimate for the inputs or output derivatives of a field; the default ranks are Kaldi's."""
         key = (side, field)
-        if key not in self._preconditioners:
+        if key not in self.preconditioners:
             options = self._options
             if options is None:
                 half = max(1, dim // 2)
@@ -111,10 +143,25 @@ class ParameterUpdate:
             if side == "out" and options.alpha_out is not None:
                 alpha = options.alpha_out
             rank = options.rank_in if side == "in" else options.rank_out
-            self._preconditioners[key] = OnlineNaturalGradient(
-                rank, alpha, options.update_period, options.num_samples_history
+            made = OnlineNaturalGradient(rank, alpha, options.update_period, options.num_samples_history)
+            made.state = self._fitting(key, min(rank, dim - 1), dim)
+            self.preconditioners.setdefault(key, made)  # another thread may have been quicker
+        return self.preconditioners[key]
+
+    def _fitting(self, key: tuple[str, str], rank: int, dim: int) -> NaturalGradientState | None:
+        """The restored estimate, if there is one and it is of this size."""
+        state = self._restored.get(key)
+        if state is None or state.W.shape == (rank, dim):
+            return state
+        found = f"{self._name}: the restored estimate for {'inputs' if key[0] == 'in' else 'output derivatives'} "
+        found += f"({'/'.join(key)}) has rank {state.W.shape[0]} and dimension {state.W.shape[1]}"
+        if self._must_fit:
+            raise UserError(
+                f"{found}, the network wants rank {rank} and dimension {dim}: give the state that belongs to this "
+                "model, or let what does not fit start afresh (--optimizer-state-must-fit=false)."
             )
-        return self._preconditioners[key]
+        log.log(f"{found}, not rank {rank} and dimension {dim}: it starts afresh.")
+        return None
 
     def _add_simple(self, dy: Array, x: Array, linear: str, bias: str | None) -> None:
         columns = x.shape[1]
@@ -161,13 +208,3 @@ class ParameterUpdate:
         if factors.H is not None:
             self._scratch[side] = formed
         return formed
-
-
-def add_product(delta: Array, factor: float, left: Array, right: Array) -> None:
-    """``delta += factor * leftᵀ right`` in place, in one BLAS call: left (N, p), right (N, q), delta (p, q) float32."""
-    in_order = delta.flags.c_contiguous and left.flags.c_contiguous and right.flags.c_contiguous
-    if not in_order or delta.dtype != np.float32 or left.dtype != np.float32 or right.dtype != np.float32:
-        delta += np.float32(factor) * (left.T @ right)
-    elif delta.size and len(left):
-        # BLAS counts columns first: to it these arrays are their transposes, and deltaᵀ += factor rightᵀ left.
-        sgemm(factor, right.T, left.T, 1.0, delta.T, 0, 1, overwrite_c=1)

@@ -8,31 +8,36 @@ parameters, so that the learning rate means the same with and without it.
 *Backstitch* (Y. Wang et al., Interspeech 2017) does every n-th minibatch twice: a step of -α times the change, then
 one of 1+α times the change computed at the place that the first step led to.
 
+*Several threads* may train one network (:mod:`nnet3py.train.threads`), each with a trainer of its own: the parameters,
+the estimates of natural gradient and the log of objectives are common, all else is a trainer's own.
+
 Source: Kaldi src/nnet3/nnet-training.cc, NnetTrainer.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg.blas import saxpy
 
 from nnet3py import log
 from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
-from nnet3py.nnet.arithmetic import scale_component
+from nnet3py.nnet.arithmetic import add_statistics, scale_component
 from nnet3py.nnet.batch_norm import BatchNormComponent
 from nnet3py.nnet.component import Array, Component, Phase, Role
 from nnet3py.nnet.computation import ComputationCache
 from nnet3py.nnet.network import Network
 from nnet3py.seed import not_negative
-from nnet3py.train.kept_memory import keep_freed_memory
+from nnet3py.train.in_place import add_scaled
 from nnet3py.train.max_change import MaxChangeCounts, limited_scales
 from nnet3py.train.objective import objective
 from nnet3py.train.objective_log import ObjectiveLog
+from nnet3py.train.optimizer_state import OptimizerState
 from nnet3py.train.orthonormal import constrain_orthonormal
 from nnet3py.train.parameter_update import Method, ParameterUpdate
 
@@ -52,6 +57,7 @@ class TrainerOptions:
     backstitch_training_interval: int = 1
     print_interval: int = 100
     srand: int = 0
+    num_threads: int = 1
 
     def check(self) -> None:
         """Raise UserError for a value that makes no sense."""
@@ -63,6 +69,7 @@ class TrainerOptions:
             ("backstitch-training-scale", self.backstitch_training_scale, 0.0, math.inf),
             ("backstitch-training-interval", self.backstitch_training_interval, 1, math.inf),
             ("print-interval", self.print_interval, 1, math.inf),
+            ("num-threads", self.num_threads, 1, math.inf),
         )
         for name, value, lowest, highest in bounds:
             if not (lowest <= value <= highest and math.isfinite(value)):
@@ -70,6 +77,11 @@ class TrainerOptions:
                 raise UserError(f"--{name}={value:g} is not possible: give a number {wanted}.")
         if self.backstitch_training_scale > 0.0 and self.momentum > 0.0:
             raise UserError("--backstitch-training-scale cannot be combined with --momentum: set one of them to 0.")
+        if self.backstitch_training_scale > 0.0 and self.num_threads > 1:
+            raise UserError(
+                "--backstitch-training-scale needs --num-threads=1: the step back is to be undone before anything else "
+                "is computed, which other threads do not wait for."
+            )
 
 
 class ParameterChange:
@@ -132,43 +144,121 @@ class ParameterChange:
             update.freeze(frozen)
 
 
-def add_scaled(target: Array, factor: float, addend: Array) -> None:
-    """``target += factor * addend`` in place and without a temporary, for float32 arrays of one shape."""
-    if target.size == 0:
-        return
-    if target.flags.c_contiguous and addend.flags.c_contiguous and target.dtype == addend.dtype == np.float32:
-        saxpy(addend.reshape(-1), target.reshape(-1), a=factor)
-    else:
-        target += target.dtype.type(factor) * addend
-
-
 class Trainer:
     """Trains ``network`` in place, a minibatch at a time."""
 
-    def __init__(self, network: Network, options: TrainerOptions) -> None:
-        """Raises UserError for options that make no sense."""
+    def __init__(
+        self,
+        network: Network,
+        options: TrainerOptions,
+        state: OptimizerState | None = None,
+        state_must_fit: bool = True,
+    ) -> None:
+        """Start afresh or from the ``state`` that an earlier run left.
+
+        Raises UserError for options that make no sense, and for a state that does not fit the network. What may be
+        another size, because the network was changed, does not fit either, but unless it must the component that it is
+        for starts afresh.
+        """
         options.check()
         self.network = network
         self.options = options
         self.change = ParameterChange(network, options.method)
         self.counts = MaxChangeCounts()
         self.minibatches = 0
+        self._numbers: Iterator[int] = itertools.count(0 if state is None else state.minibatches)
+        self._number = 0
         self.logs: dict[str, ObjectiveLog] = {}
         self._kinds = {node.name: node.objective for node in network.output_nodes()}
         self._batch_norms = [c for c in network.components.values() if isinstance(c, BatchNormComponent)]
         self._computations = ComputationCache(network)
+        self._constraining = threading.Lock()
         self._random = np.random.default_rng(not_negative(options.srand))
         self._backstitch_offset = int(self._random.integers(options.backstitch_training_interval))
         if options.zero_component_stats:
             for component in network.components.values():
                 component.zero_statistics()
+        self._restored = OptimizerState() if state is None else state
+        if state is not None:
+            self._restore(state, state_must_fit)
+
+    def _restore(self, state: OptimizerState, must_fit: bool) -> None:
+        """Take over what there is of the components that are trained."""
+        names = {*state.estimates, *state.momentum}
+        absent = sorted(names - set(self.network.updatable_components()))
+        if absent and must_fit:
+            raise UserError(
+                f"The state of the optimizer has a component {absent[0]}, which the network does not have or train: "
+                "give the state that belongs to this model, or let what does not fit start afresh "
+                "(--optimizer-state-must-fit=false)."
+            )
+        for name, component in self.change.components.items():
+            self._restore_component(name, component, state, must_fit)
+
+    def _restore_component(self, name: str, component: Component, state: OptimizerState, must_fit: bool) -> None:
+        estimates, momentum = state.estimates.get(name, {}), state.momentum.get(name, {})
+        update, parameters = self.change.updates[name], component.parameters()
+        strange = [of for of in (*(field for _, field in estimates), *momentum) if of not in parameters]
+        if estimates and update.method is not Method.ONLINE:
+            problem = f"has estimates for {name}, which --update={update.method.value} has no use for"
+        elif strange:
+            problem = f"has something for {strange[0]} of {name}, which has no such parameters"
+        elif any(change.shape != parameters[of].shape for of, change in momentum.items()):
+            problem = f"has momentum of another shape than the parameters of {name}"
+        else:
+            update.restore(estimates, name, must_fit)
+            if self.options.momentum > 0.0:
+                for of, change in momentum.items():
+                    update.delta[of][...] = change
+            return
+        if must_fit:
+            raise UserError(
+                f"The state of the optimizer {problem}: give the state that belongs to this model and method, or let "
+                "what does not fit start afresh (--optimizer-state-must-fit=false)."
+            )
+        log.log(f"The state of the optimizer {problem}: {name} starts afresh.")
+
+    def optimizer_state(self) -> OptimizerState:
+        """What another run needs to go on from here, with the network; components that are not trained keep theirs."""
+        components = self.network.updatable_components()
+        kept = {name: found for name, found in self._restored.estimates.items() if name in components}
+        estimates = {**kept, **{name: update.estimates() for name, update in self.change.updates.items()}}
+        momentum = {}
+        if self.options.momentum > 0.0:
+            momentum = {name: update.delta for name, update in self.change.updates.items()}
+        return OptimizerState(
+            self._restored.minibatches + self.minibatches,
+            {name: found for name, found in estimates.items() if found},
+            momentum,
+        )
+
+    def twin(self, thread: int) -> Trainer:
+        """A trainer for another thread of this run: the same parameters, estimates and log of objectives.
+
+        Its changes, momentum, statistics, counts and random draws are its own; :meth:`absorb` adds up what can be.
+        """
+        twin = Trainer(self.network.sharing_parameters(), replace(self.options, zero_component_stats=True))
+        for name, update in twin.change.updates.items():
+            update.share_estimates(self.change.updates[name])
+        twin.logs, twin._numbers, twin._constraining = self.logs, self._numbers, self._constraining
+        twin._random = np.random.default_rng([not_negative(self.options.srand), thread])
+        return twin
+
+    def absorb(self, twin: Trainer) -> None:
+        """Add up statistics and counts of a thread that has ended."""
+        for name, component in self.network.components.items():
+            if not (isinstance(component, BatchNormComponent) and component.test_mode):  # these are not gathered
+                add_statistics(component, twin.network.components[name])
+        self.counts.add(twin.counts)
+        self.minibatches += twin.minibatches
 
     def train(self, minibatch: Minibatch) -> None:
         """Change the network's parameters by one minibatch."""
         options = self.options
-        turn = (self.minibatches - self._backstitch_offset) % options.backstitch_training_interval
+        self._number = next(self._numbers)
+        turn = (self._number - self._backstitch_offset) % options.backstitch_training_interval
         if options.backstitch_training_scale > 0.0 and turn == 0:
-            seed = [not_negative(options.srand), self.minibatches]  # both steps see the same dropout masks
+            seed = [not_negative(options.srand), self._number]  # both steps see the same dropout masks
             alpha = options.backstitch_training_scale
             self.change.freeze_natural_gradient(True)
             self._step(minibatch, -alpha, alpha, np.random.default_rng(seed), regularize=False)
@@ -223,9 +313,9 @@ class Trainer:
             assert found.derivative is not None
             derivatives[name] = found.derivative
             if name + suffix not in self.logs:
-                self.logs[name + suffix] = ObjectiveLog(name + suffix, self.options.print_interval)
+                self.logs.setdefault(name + suffix, ObjectiveLog(name + suffix, self.options.print_interval))
             if math.isfinite(found.value):
-                self.logs[name + suffix].add(self.minibatches, found.weight, found.value)
+                self.logs[name + suffix].add(self._number, found.weight, found.value)
         computation.backward(trace, derivatives, self.change.updates)
 
     def _forget_broken_statistics(self) -> None:
@@ -242,8 +332,9 @@ class Trainer:
                 scale_component(component, self.options.batchnorm_stats_scale)
 
     def _constrain_orthonormal(self) -> None:
-        for component in self.network.components.values():
-            constrain_orthonormal(component, self._random)
+        with self._constraining:  # two threads that take the same step would overshoot
+            for component in self.network.components.values():
+                constrain_orthonormal(component, self._random)
 
     def report(self) -> None:
         """Print the lines at the end of the run. Raises UserError if there was nothing to train on."""
@@ -259,14 +350,3 @@ class Trainer:
             )
         if not any(entry.overall.weight for entry in self.logs.values()):
             raise UserError("All examples have weight zero: there was nothing to train on.")
-
-
-def train_shard(network: Network, minibatches: Iterable[Minibatch], options: TrainerOptions) -> Trainer:
-    """Train ``network`` in place on all of ``minibatches`` and print the final lines; returns the trainer."""
-    keep_freed_memory()
-    trainer = Trainer(network, options)
-    for minibatch in minibatches:
-        trainer.train(minibatch)
-    trainer.report()
-    log.verbose(1, f"Trained on {trainer.minibatches} minibatches.")
-    return trainer

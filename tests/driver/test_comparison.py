@@ -20,8 +20,8 @@ def make_training(folder: Path, last: float) -> Path:
     (folder / "decode_test" / "wer_0.2").write_text("%WER 25.00 [ 2 / 8, 0 ins, 0 del, 2 sub ]\n%SER 50.00 [ 1 / 2 ]\n")
     nan = math.nan
     rows = [
-        Progress("0", 0.0, 0, 1, 0.01, -4.2, -4.3, 0.1, 0.1, 5.0, 0.0),
-        Progress("1", 0.5, 4, 1, 0.01, -2.2, -2.3, 0.3, 0.3, 6.0, 5.0),
+        Progress("0", 0.0, 0, 1, 0.01, -4.2, -4.3, 0.1, 0.1, 5.0, 0.0, 8.0, {"a": 10.0, "b": 4.0}, 0),
+        Progress("1", 0.5, 4, 3, 0.01, -2.2, -2.3, 0.3, 0.3, 6.0, 5.0, 4.0, {"b": 20.0}, 0),
         Progress("2", 1.0, 8, nan, nan, -2.0, -2.1, 0.4, 0.39, nan, 11.0),
         Progress("final", 1.0, 8, nan, nan, last + 0.1, last, 0.5, 0.475, nan, 11.0),
     ]
@@ -40,9 +40,19 @@ def test_the_table_has_the_final_models_figures_and_the_best_wer(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     assert rows[0][0] == "training"
-    assert rows[2] == ["one", "1.0", "47.50", "-1.5000", "-1.4000", "12.50", "11"]
-    assert rows[3] == ["two, slow", "1.0", "47.50", "-1.7500", "-1.6500", "12.50", "11"]
+    assert rows[2] == ["one", "1.0", "47.50", "-1.5000", "-1.4000", "12.50", "5.0 / 16.0", "11"]
+    assert rows[3] == ["two, slow", "1.0", "47.50", "-1.7500", "-1.6500", "12.50", "5.0 / 16.0", "11"]
     assert (tmp_path / "t.md").read_text() == done.stdout
+
+
+def test_a_training_that_did_not_record_limits_has_a_dash(tmp_path: Path) -> None:
+    training = make_training(tmp_path / "a", -1.5)
+    text = (training / "progress.tsv").read_text()
+    (training / "progress.tsv").write_text(
+        "".join("\t".join(line.split("\t")[:11]) + "\n" for line in text.splitlines())
+    )
+    cells = [cell.strip() for cell in report(f"one={training}").stdout.splitlines()[2].split("|")]
+    assert cells[-3:-1] == ["-", "11"]
 
 
 def test_the_plot_is_a_png_and_the_same_each_time(tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from nnet3py.driver.diagnostics import read_probability, read_training_objective, select_models
+from nnet3py.driver.diagnostics import (
+    LimitedChanges,
+    read_limited_changes,
+    read_probability,
+    read_training_objective,
+    select_models,
+)
 from nnet3py.driver.examples import drawn, read_table
 from nnet3py.driver.experiment import Experiment, locked
 from nnet3py.driver.progress_line import ProgressLine, clock
@@ -30,6 +36,9 @@ def row(model: str, seconds: float = 2.0, **changes: float) -> Progress:
         "valid_accuracy": 0.5,
         "iteration_seconds": seconds,
         "seconds": 4.0,
+        "max_change": 12.5,
+        "max_change_components": {"affine1": 3.0, "output.affine": 0.5},
+        "not_finite": 1.0,
     }
     return Progress(model=model, **{**values, **changes})  # type: ignore[arg-type]
 
@@ -124,6 +133,33 @@ def test_a_jobs_objective_is_read_from_kaldis_line(line: str, value: float, tmp_
     assert read_training_objective(str(tmp_path / "x.log")) == value
 
 
+def test_how_often_limits_were_reached_is_the_mean_over_the_jobs(tmp_path: Path) -> None:
+    """The lines as Kaldi's nnet3-train prints them."""
+    prefix = "LOG (nnet3-train[5.5]:PrintMaxChangeStats():nnet-training.cc:276)"
+    (tmp_path / "1.log").write_text(
+        f"{prefix} For affine1, per-component max-change was enforced 12.5 % of the time.\n"
+        f"{prefix} For output.affine, per-component max-change was enforced 50 % of the time.\n"
+        f"{prefix} The global max-change was enforced 1.5e-01 % of the time.\n"
+        "WARNING (nnet3-train[5.5]:UpdateNnetWithMaxChange():nnet-utils.cc:2060) Infinite parameter change, will not "
+        "apply.\n" * 3
+    )
+    (tmp_path / "2.log").write_text(
+        f"{prefix} For output.affine, per-component max-change was enforced 10 % of the time.\n"
+    )
+    (tmp_path / "3.log").write_text("LOG nothing was limited\n")
+    found = read_limited_changes([str(tmp_path / f"{job}.log") for job in (1, 2, 3)])
+    assert found.whole == pytest.approx(0.05)
+    assert found.components == {"affine1": pytest.approx(12.5 / 3), "output.affine": pytest.approx(20)}
+    assert found.not_finite == 3
+
+
+def test_without_logs_nothing_is_known_of_the_limits_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    assert math.isnan(read_limited_changes([]).whole)
+    assert LimitedChanges().components == {}
+    with pytest.raises(UserError, match=r"train\.0\.1\.log"):
+        read_limited_changes([str(tmp_path / "train.0.1.log")])
+
+
 def test_a_job_that_fell_far_behind_or_diverged_is_left_out() -> None:
     assert select_models([-1.0, -1.9, -2.1, math.nan]).accepted == [1, 2]
     assert select_models([-3.0, -2.5, -2.5]).best == 2
@@ -140,7 +176,27 @@ def test_progress_comes_back_as_written(tmp_path: Path) -> None:
     assert read_progress(str(tmp_path / "none.tsv")) == []
 
 
-@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("0.5", "half"), lambda _: "x\n"])
+def test_progress_of_a_version_that_did_not_record_the_limits_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "progress.tsv"
+    write_progress(str(path), [row("0")])
+    path.write_text("".join("\t".join(line.split("\t")[:11]) + "\n" for line in path.read_text().splitlines()))
+    (found,) = read_progress(str(path))
+    assert (found.model, found.valid_logprob, found.seconds) == ("0", -1.5, 4.0)
+    assert math.isnan(found.max_change)
+    write_progress(str(path), [found, row("1")])
+    assert [math.isnan(again.max_change) for again in read_progress(str(path))] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-9],
+        lambda text: text.replace("0.5", "half"),
+        lambda _: "x\n",
+        lambda text: text.replace("affine1:3", "affine1"),
+        lambda text: text.replace("12.5\taffine1", "12.5\t1\taffine1"),
+    ],
+)
 def test_damaged_progress_is_an_error(damage, tmp_path: Path) -> None:
     path = tmp_path / "progress.tsv"
     write_progress(str(path), [row("0")])
@@ -156,6 +212,16 @@ def test_the_report_has_kaldis_columns_and_total() -> None:
     assert lines[1:3] == ["0\t1.5\t0.75\t0.5\t-0.25", "1\t62.0\t0.75\t0.5\t-0.25"]
     assert lines[3] == "Total training time is 0:01:04"
     assert "1\t62.0\t-1.25\t-1.5\t-0.25" in lines
+
+
+def test_the_report_says_how_often_the_limits_on_the_change_were_reached() -> None:
+    lines = accuracy_report([row("0"), row("1", not_finite=0.0), row("2", math.nan, max_change=math.nan)]).splitlines()
+    assert lines[-3:] == [
+        "%Iter\tglobal\tcomponents\tnot_finite",
+        "0\t12.5\taffine1:3,output.affine:0.5\t1",
+        "1\t12.5\taffine1:3,output.affine:0.5\t0",
+    ]
+    assert "max-change" not in accuracy_report([row("0", max_change=math.nan)])
 
 
 def small_schedule() -> Schedule:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnet3py.driver.prior_scale import prior_scales, read_counts, vector_text
+from nnet3py.driver.pdf_counts import read_counts
+from nnet3py.driver.prior_scale import prior_scales, vector_text
 from nnet3py.errors import UserError
 
 

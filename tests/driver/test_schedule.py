@@ -86,6 +86,55 @@ def test_a_layer_added_later_takes_the_best_model_and_ends_what_can_be_combined(
     assert late.models_to_combine(20) == [29, 30, 31, 32]
 
 
+def test_extra_epochs_go_on_at_the_final_rate_and_change_nothing_before() -> None:
+    plain, longer = schedule(), schedule(num_epochs_extra=1.0)
+    extra = 56 // 5  # archives of an epoch, jobs
+    assert longer.num_iterations == 32 + extra
+    for before, after in zip(plain.iterations, longer.iterations, strict=False):
+        assert (before.jobs, before.learning_rate, before.archives_before, before.epoch) == (
+            after.jobs, after.learning_rate, after.archives_before, after.epoch
+        )  # fmt: skip
+        assert after.share == pytest.approx(before.share * 2 / 3)
+    assert {(i.jobs, i.learning_rate) for i in longer.iterations[32:]} == {(5, 5 * 0.0002)}
+    assert longer.archives_processed == plain.archives_processed + 5 * extra
+    assert longer.total_epochs == 3.0
+    assert longer.epoch(longer.archives_to_process) == pytest.approx(3.0)
+
+
+def test_no_extra_epochs_leave_the_schedule_as_it_is() -> None:
+    assert schedule(num_epochs_extra=0.0).iterations == schedule().iterations
+
+
+def test_the_models_of_the_extra_epochs_are_combined() -> None:
+    assert schedule(num_epochs_extra=1.0).models_to_combine(20) == list(range(24, 44))
+    longer = schedule(num_epochs_extra=4.0)  # 44 iterations after the 32
+    assert longer.models_to_combine(11) == [*range(33, 77, 4), 76]
+    assert min(longer.models_to_combine(20)) > 32
+
+
+def test_extra_epochs_have_a_multiple_of_the_step_of_jobs() -> None:
+    stepped = schedule(num_archives=9, jobs_final=9, jobs_step=3, num_epochs_extra=1.0)
+    assert {i.jobs for i in stepped.iterations[stepped.decaying_iterations :]} == {9}
+    assert stepped.num_iterations == stepped.decaying_iterations + 72 // 9
+
+
+def test_mixing_up_comes_halfway_between_growth_and_end_and_keeps_the_best_model() -> None:
+    """As mix_up_iter in Kaldi's steps/nnet2/train_pnorm.sh, but that growth ends with the last layer's iteration."""
+    mixed = schedule(mix_up_iter=-1)
+    assert [i.index for i in mixed.iterations if i.mixes_up] == [16]
+    assert [i.index for i in mixed.iterations if not i.averages] == [0, 16]
+    growing = schedule(mix_up_iter=-1, num_layers=3, add_layers_period=3, num_epochs_extra=1.0)
+    assert [i.index for i in growing.iterations if i.mixes_up] == [(43 + 6) // 2]
+    assert [i.index for i in growing.iterations if i.changes_shape] == [3, 6, 24]
+    assert [i.index for i in schedule(mix_up_iter=9).iterations if i.mixes_up] == [9]
+    assert not any(i.mixes_up for i in schedule().iterations)
+
+
+def test_models_from_before_mixing_up_are_not_combined() -> None:
+    assert schedule(mix_up_iter=20).models_to_combine(20) == list(range(21, 33))
+    assert schedule(mix_up_iter=31).models_to_combine(20) == [32]
+
+
 def test_every_pass_reads_every_archive_with_another_frame() -> None:
     seen = [shard(position, 7, 8) for position in range(56)]
     assert len(set(seen)) == 56
@@ -115,6 +164,13 @@ def test_bash_finds_the_same_shard_as_python() -> None:
         ({"final_effective_lrate": 0.0}, "effective-lrate"),
         ({"initial_effective_lrate": float("nan")}, "effective-lrate"),
         ({"num_layers": 9, "add_layers_period": 4}, "add-layers-period"),
+        ({"num_epochs_extra": -1.0}, "num-epochs-extra"),
+        ({"num_epochs_extra": float("inf")}, "num-epochs-extra"),
+        ({"num_epochs_extra": 0.01}, "num-epochs-extra=0.01 is less than one iteration"),
+        ({"mix_up_iter": 32}, "cannot come before iteration 32: of 32 iterations"),
+        ({"mix_up_iter": 0}, "cannot come before iteration 0"),
+        ({"mix_up_iter": 6, "num_layers": 3, "add_layers_period": 3}, "after iteration 6"),
+        ({"mix_up_iter": -1, "num_epochs": 0.08}, "mix-up-iter"),
     ],
 )
 def test_options_that_cannot_be_are_refused(changes: dict[str, float], says: str) -> None:

@@ -32,6 +32,7 @@ EXAMPLES = {
     "tanh": "type=TanhComponent dim=6",
     "softmax": "type=SoftmaxComponent dim=6",
     "log-softmax": "type=LogSoftmaxComponent dim=6",
+    "log": "type=LogComponent dim=6",
     "sum of equal groups": "type=SumGroupComponent input-dim=6 output-dim=3",
     "sum of groups": "type=SumGroupComponent sizes=1,3,2",
     "sum of blocks": "type=SumBlockComponent input-dim=6 output-dim=2 scale=0.7",
@@ -224,7 +225,7 @@ def test_normalize_gives_the_target_rms_and_leaves_zeros_finite() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("kind", ["Sigmoid", "Tanh", "Softmax", "LogSoftmax", "RectifiedLinear"])
+@pytest.mark.parametrize("kind", ["Sigmoid", "Tanh", "Softmax", "LogSoftmax", "Log", "RectifiedLinear"])
 def test_nonlinearities_stay_finite_for_large_inputs(kind: str) -> None:
     component = make(f"type={kind}Component dim=4")
     x = np.array([[1e4, -1e4, 0.0, 90.0], [-200.0, -100.0, -89.0, -1e5]], np.float32)

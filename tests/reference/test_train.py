@@ -24,7 +24,8 @@ import pytest
 
 from nnet3py.nnet.model_file import read_network
 from nnet3py.train.minibatch_stream import minibatches
-from nnet3py.train.trainer import TrainerOptions, train_shard
+from nnet3py.train.shard import train_shard
+from nnet3py.train.trainer import TrainerOptions
 
 # name, archive, options of the run
 RUNS = {

@@ -25,6 +25,7 @@ from tiny_corpus import (
     make_corpus,
     scaled_config,
 )
+from tiny_training import add_experiment, command, one_error, train
 
 from nnet3py.driver.report import read_progress
 from nnet3py.driver.schedule import shard
@@ -36,40 +37,6 @@ from nnet3py.tables.streams import open_input
 from nnet3py.tables.table import SequentialReader
 
 PRIOR_SCALE = "presoftmax_prior_scale.vec"
-STEPS = Path(__file__).resolve().parents[2] / "steps"
-OPTIONS = {
-    "--feat-dir": "data",
-    "--ali-dir": "ali",
-    "--egs.opts": "--nj=2",
-    "--trainer.samples-per-iter": "90",
-    "--trainer.num-epochs": "1",
-    "--trainer.one-frame-per-eg": "false",
-    "--trainer.num-jobs-compute-prior": "1",
-    "--trainer.optimization.num-jobs-initial": "1",
-    "--trainer.optimization.num-jobs-final": "2",
-    "--trainer.optimization.initial-effective-lrate": "0.02",
-    "--trainer.optimization.final-effective-lrate": "0.005",
-    "--trainer.optimization.minibatch-size": "1:32",
-}
-
-
-def command(*more: str, directory: str = "exp") -> list[str]:
-    """The driver's command line; of an option that is there twice the later one counts."""
-    options = [f"{name}={value}" for name, value in {**OPTIONS, "--dir": directory}.items()]
-    return [str(STEPS / "train_dnn.py"), *options, *more]
-
-
-def train(folder: Path, *more: str, directory: str = "exp") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*more, directory=directory), cwd=folder, capture_output=True, text=True)
-
-
-def add_experiment(folder: Path, name: str, *, config: str, init: str = "") -> Path:
-    configs = folder / name / "configs"
-    configs.mkdir(parents=True)
-    (configs / "final.config").write_text(config)
-    if init:
-        (configs / "init.config").write_text(init)
-    return folder / name
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +57,6 @@ def copy(trained: Path, tmp_path: Path) -> Path:
     for path in (tmp_path / "data/feats.scp", tmp_path / "ali/ali.scp"):
         path.write_text(path.read_text().replace(str(trained), str(tmp_path)))
     return tmp_path
-
-
-def one_error(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR (train_dnn.py")]
-    assert len(lines) == 1, done.stderr
-    return lines[0]
 
 
 def test_training_learns_and_reports_it(trained: Path) -> None:
@@ -151,9 +110,7 @@ def test_jobs_take_the_archives_in_turn_at_the_rate_of_their_number(trained: Pat
     for index, jobs in ((0, 1), (1, 2)):
         for job in range(1, jobs + 1):
             log = (trained / f"exp/log/train.{index}.{job}.log").read_text()
-            seen += [
-                line.split("/egs.")[1].split(".ark")[0] for line in log.splitlines() if "shuffle-egs --buffer" in line
-            ][-1:]
+            seen += re.findall(r"^nnet-train-shard .*ark:\S*/egs\.(\d+)\.ark", log, re.MULTILINE)
             rate = float(log.split("--learning-rate=")[1].split()[0])
             assert rate == pytest.approx({0: 1 * 0.02, 1: 2 * 0.005}[index])
     assert seen == ["1", "2", "3"]

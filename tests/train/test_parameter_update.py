@@ -7,7 +7,7 @@ import pytest
 
 from nnet3py.nnet.affine import NaturalGradientAffineComponent
 from nnet3py.train.natural_gradient import OnlineNaturalGradient, simple_natural_gradient
-from nnet3py.train.parameter_update import Method, ParameterUpdate, add_product
+from nnet3py.train.parameter_update import Method, ParameterUpdate
 
 
 def _layer(input_dim: int, output_dim: int) -> NaturalGradientAffineComponent:
@@ -106,18 +106,6 @@ def test_vector_fields_are_preconditioned_too() -> None:
         np.testing.assert_allclose(update.delta["bias"] - before, 0.5 * scale * hat.sum(axis=0), atol=1e-3)
     plain.add_vector("bias", rows.copy())
     np.testing.assert_allclose(plain.delta["bias"], 0.5 * rows.sum(axis=0), rtol=1e-5)
-
-
-def test_products_are_added_in_place_whatever_the_memory_layout() -> None:
-    left, right = _rows(0, 20, 9), _rows(1, 20, 7)
-    expected = 1.0 + 0.3 * left.T @ right
-    for delta in (np.ones((9, 7), np.float32), np.ones((9, 14), np.float32)[:, ::2], np.ones((7, 9), np.float32).T):
-        add_product(delta, 0.3, left, right)
-        np.testing.assert_allclose(delta, expected, rtol=1e-5)
-    wide = np.repeat(right, 2, axis=1)[:, ::2]
-    delta = np.ones((9, 7), np.float32)
-    add_product(delta, 0.3, left, wide)
-    np.testing.assert_allclose(delta, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", [Method.SGD, Method.SIMPLE, Method.ONLINE])

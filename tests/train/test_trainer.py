@@ -4,63 +4,27 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_minibatches import (
+    CONFIG,
+    fails_with_one_error,
+    minibatch,
+    parameters,
+    run,
+    tiny_network,
+    write_examples,
+)
 
-from nnet3py.egs.example import EXAMPLE, Example, NnetIo
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.nnet.network import Network
-from nnet3py.tables.sparse_matrix import SparseMatrix
-from nnet3py.tables.table import TableWriter
 from nnet3py.train.compute_prob import ComputeProb
 from nnet3py.train.parameter_update import Method
 from nnet3py.train.trainer import Trainer, TrainerOptions
-
-CONFIG = """
-input-node name=input dim=5
-component name=affine1 type={affine} input-dim=15 output-dim=12 learning-rate=0.02 max-change=0.75 {extra}
-component-node name=affine1 component=affine1 input=Append(Offset(input, -1), input, Offset(input, 1))
-component name=pnorm1 type=PnormComponent input-dim=12 output-dim=4
-component-node name=pnorm1 component=pnorm1 input=affine1
-component name=norm1 type=NormalizeComponent dim=4
-component-node name=norm1 component=norm1 input=pnorm1
-component name=affine2 type={affine} input-dim=4 output-dim=3 learning-rate=0.02 max-change=1.5 {extra}
-component-node name=affine2 component=affine2 input=norm1
-component name=log-softmax type=LogSoftmaxComponent dim=3
-component-node name=log-softmax component=log-softmax input=affine2
-output-node name=output input=log-softmax
-"""
-
-
-def _network(affine: str = "NaturalGradientAffineComponent", extra: str = "", seed: int = 0) -> Network:
-    return Network.from_config(CONFIG.format(affine=affine, extra=extra), seed)
-
-
-def _example(seed: int, sequences: int = 8, frames: int = 4, scale: float = 1.0) -> Example:
-    """Merged chunks whose class is that of the largest of the middle three inputs."""
-    random = np.random.default_rng(seed)
-    times, num_inputs = np.arange(-1, frames + 1), sequences * (frames + 2)
-    features = random.standard_normal((num_inputs, 5)).astype(np.float32)
-    inputs = np.array([(n, t, 0) for n in range(sequences) for t in times], np.int32)
-    labels = features.reshape(sequences, frames + 2, 5)[:, 1:-1, 1:4].argmax(axis=2).ravel()
-    outputs = np.array([(n, t, 0) for n in range(sequences) for t in range(frames)], np.int32)
-    post = SparseMatrix.from_rows([[(int(label), 1.0)] for label in labels], 3)
-    return Example([NnetIo("input", inputs, features * np.float32(scale)), NnetIo("output", outputs, post)])
-
-
-def _minibatch(seed: int, scale: float = 1.0) -> Minibatch:
-    return Minibatch.from_example(_example(seed, scale=scale), ["input"], ["output"])
-
-
-def _parameters(network: Network) -> np.ndarray:
-    return np.concatenate([a.ravel() for c in network.updatable_components().values() for a in c.parameters().values()])
-
 
 Files = Callable[..., tuple[Path, Path]]
 
@@ -70,24 +34,17 @@ def files(tmp_path: Path) -> Files:
     """Writes a model and an archive of merged examples; returns both paths."""
 
     def write(count: int = 6, affine: str = "NaturalGradientAffineComponent", scale: float = 1.0) -> tuple[Path, Path]:
-        model, archive = tmp_path / "0.raw", tmp_path / "egs.ark"
-        write_network(str(model), _network(affine))
-        with TableWriter(f"ark:{archive}", EXAMPLE) as writer:
-            for seed in range(count):
-                writer.write(f"minibatch-{seed}", _example(seed, scale=scale))
-        return model, archive
+        model = tmp_path / "0.raw"
+        write_network(str(model), tiny_network(affine))
+        return model, write_examples(tmp_path / "egs.ark", range(count), scale)
 
     return write
 
 
-def _run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
-
-
 def test_whole_gradient_agrees_with_finite_differences() -> None:
-    network, minibatch = _network("AffineComponent"), _minibatch(0)
+    network, first = tiny_network("AffineComponent"), minibatch(0)
     prob = ComputeProb(network, compute_derivative=True)
-    prob.compute(minibatch)
+    prob.compute(first)
     assert prob.gradient is not None
     random, step = np.random.default_rng(0), 1e-2
     for name, component in network.updatable_components().items():
@@ -99,7 +56,7 @@ def test_whole_gradient_agrees_with_finite_differences() -> None:
             for sign in (1, -1):
                 parameter[...] = start + np.float32(sign * step) * direction
                 at = ComputeProb(network)
-                at.compute(minibatch)
+                at.compute(first)
                 values.append(at.objectives["output"])
             parameter[...] = start
             expected = (values[0] - values[1]) / (2 * step)
@@ -108,26 +65,26 @@ def test_whole_gradient_agrees_with_finite_differences() -> None:
 
 
 def test_one_step_of_plain_sgd_is_the_gradient_times_the_learning_rate() -> None:
-    network, minibatch = _network("AffineComponent"), _minibatch(0)
+    network, first = tiny_network("AffineComponent"), minibatch(0)
     prob = ComputeProb(network, compute_derivative=True)
-    prob.compute(minibatch)
+    prob.compute(first)
     assert prob.gradient is not None
-    start, gradient = _parameters(network), prob.gradient.flat.copy()
+    start, gradient = parameters(network), prob.gradient.flat.copy()
     for component in network.updatable_components().values():
         component.max_change = 0.0
-    Trainer(network, TrainerOptions(max_param_change=0.0, method=Method.SGD)).train(minibatch)
-    np.testing.assert_allclose(_parameters(network) - start, 0.02 * gradient, atol=2e-6)
+    Trainer(network, TrainerOptions(max_param_change=0.0, method=Method.SGD)).train(first)
+    np.testing.assert_allclose(parameters(network) - start, 0.02 * gradient, atol=2e-6)
 
 
 def test_the_change_of_a_minibatch_obeys_the_limits() -> None:
-    network = _network("AffineComponent")
+    network = tiny_network("AffineComponent")
     for component in network.updatable_components().values():
         component.learning_rate = 10.0
     start = network.copy()
-    Trainer(network, TrainerOptions(max_param_change=1.0)).train(_minibatch(0))
-    assert np.linalg.norm(_parameters(network) - _parameters(start)) == pytest.approx(1.0, rel=1e-4)
+    Trainer(network, TrainerOptions(max_param_change=1.0)).train(minibatch(0))
+    assert np.linalg.norm(parameters(network) - parameters(start)) == pytest.approx(1.0, rel=1e-4)
     network = start.copy()
-    Trainer(network, TrainerOptions(max_param_change=0.0)).train(_minibatch(0))
+    Trainer(network, TrainerOptions(max_param_change=0.0)).train(minibatch(0))
     for name, limit in (("affine1", 0.75), ("affine2", 1.5)):
         pairs = zip(network.components[name].parameters().values(), start.components[name].parameters().values())  # noqa: B905
         change = math.sqrt(sum(float(((new - old) ** 2).sum()) for new, old in pairs))
@@ -136,70 +93,70 @@ def test_the_change_of_a_minibatch_obeys_the_limits() -> None:
 
 def test_momentum_adds_a_fading_part_of_earlier_changes() -> None:
     options = TrainerOptions(max_param_change=0.0, method=Method.SGD, momentum=0.6)
-    network = _network("AffineComponent")
+    network = tiny_network("AffineComponent")
     trainer = Trainer(network, options)
-    expected, delta = _parameters(network).astype(float), 0.0
+    expected, delta = parameters(network).astype(float), 0.0
     for seed in range(4):
         prob = ComputeProb(network, compute_derivative=True)
-        prob.compute(_minibatch(seed))
+        prob.compute(minibatch(seed))
         assert prob.gradient is not None
         delta = 0.6 * delta + 0.02 * prob.gradient.flat
         expected = expected + 0.4 * delta
-        trainer.train(_minibatch(seed))
-    np.testing.assert_allclose(_parameters(network), expected, atol=1e-5)
+        trainer.train(minibatch(seed))
+    np.testing.assert_allclose(parameters(network), expected, atol=1e-5)
 
 
 def test_l2_regularization_shrinks_by_the_number_of_sequences() -> None:
-    network = _network("AffineComponent", "l2-regularize=0.01")
-    start, plain = _parameters(network), _network("AffineComponent")
-    Trainer(network, TrainerOptions(max_param_change=0.0, l2_regularize_factor=0.5)).train(_minibatch(0))
-    Trainer(plain, TrainerOptions(max_param_change=0.0)).train(_minibatch(0))
+    network = tiny_network("AffineComponent", "l2-regularize=0.01")
+    start, plain = parameters(network), tiny_network("AffineComponent")
+    Trainer(network, TrainerOptions(max_param_change=0.0, l2_regularize_factor=0.5)).train(minibatch(0))
+    Trainer(plain, TrainerOptions(max_param_change=0.0)).train(minibatch(0))
     expected = -2.0 * 8 * 0.5 * 0.02 * 0.01 * start
-    np.testing.assert_allclose(_parameters(network) - _parameters(plain), expected, atol=1e-6)
+    np.testing.assert_allclose(parameters(network) - parameters(plain), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [Method.SGD, Method.SIMPLE, Method.ONLINE])
 @pytest.mark.parametrize("backstitch", [0.0, 0.3])
 def test_training_raises_the_objective(method: Method, backstitch: float) -> None:
-    network = _network()
+    network = tiny_network()
     options = TrainerOptions(method=method, backstitch_training_scale=backstitch, backstitch_training_interval=2)
     before = ComputeProb(network)
-    before.compute(_minibatch(1000))
+    before.compute(minibatch(1000))
     trainer = Trainer(network, options)
     for seed in range(60):
-        trainer.train(_minibatch(seed))
+        trainer.train(minibatch(seed))
     after = ComputeProb(network)
-    after.compute(_minibatch(1000))
+    after.compute(minibatch(1000))
     assert after.average_objective() > before.average_objective() + 0.1
     assert trainer.counts.not_finite == 0
 
 
 def test_a_layer_whose_learning_rate_is_zero_stays_as_it_is() -> None:
-    network = _network()
+    network = tiny_network()
     network.components["affine1"].learning_rate = 0.0
     frozen = network.components["affine1"].parameters()["linear"].copy()
     trained = network.components["affine2"].parameters()["linear"].copy()
-    Trainer(network, TrainerOptions()).train(_minibatch(0))
+    Trainer(network, TrainerOptions()).train(minibatch(0))
     np.testing.assert_array_equal(network.components["affine1"].parameters()["linear"], frozen)
     assert not np.array_equal(network.components["affine2"].parameters()["linear"], trained)
 
 
 @pytest.mark.parametrize("method", [Method.SGD, Method.SIMPLE, Method.ONLINE])
 def test_a_minibatch_that_overflows_leaves_the_parameters_and_the_estimates_untouched(method: Method) -> None:
-    network, twin = _network(), _network()
+    network, twin = tiny_network(), tiny_network()
     trainer, other = Trainer(network, TrainerOptions(method=method)), Trainer(twin, TrainerOptions(method=method))
     for seed in range(3):
-        trainer.train(_minibatch(seed))
-        other.train(_minibatch(seed))
+        trainer.train(minibatch(seed))
+        other.train(minibatch(seed))
     with np.errstate(all="ignore"):
-        trainer.train(_minibatch(3, scale=1e30))
-    np.testing.assert_array_equal(_parameters(network), _parameters(twin))
+        trainer.train(minibatch(3, scale=1e30))
+    np.testing.assert_array_equal(parameters(network), parameters(twin))
     assert trainer.counts.not_finite == 1
     if method is Method.ONLINE:
         return  # the estimates' clock has gone on: they are updated on other minibatches from here on
-    trainer.train(_minibatch(4))
-    other.train(_minibatch(4))
-    np.testing.assert_array_equal(_parameters(network), _parameters(twin))
+    trainer.train(minibatch(4))
+    other.train(minibatch(4))
+    np.testing.assert_array_equal(parameters(network), parameters(twin))
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
@@ -212,33 +169,24 @@ def test_options_that_make_no_sense_are_refused() -> None:
         TrainerOptions(l2_regularize_factor=math.nan),
     ):
         with pytest.raises(UserError, match="--"):
-            Trainer(_network(), options)
+            Trainer(tiny_network(), options)
 
 
 def test_the_program_prints_the_objective_every_interval_and_at_the_end(files: Files, tmp_path: Path) -> None:
     model, archive = files(6)
-    ended = _run("nnet-train-shard", "--print-interval=2", model, f"ark:{archive}", tmp_path / "1.raw")
+    ended = run("nnet-train-shard", "--print-interval=2", model, f"ark:{archive}", tmp_path / "1.raw")
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"for 'output' for minibatches 0-1 is -\d\S* over 64 frames\.", ended.stderr)
     assert re.search(r"Overall average objective function for 'output' is -\d\S* over 192 frames\.", ended.stderr)
     assert re.search(r"\[this line is to be parsed by a script:\] log-prob-per-frame=-\d", ended.stderr)
-    assert not np.array_equal(_parameters(read_network(str(tmp_path / "1.raw"))), _parameters(_network()))
+    assert not np.array_equal(parameters(read_network(str(tmp_path / "1.raw"))), parameters(tiny_network()))
 
 
 def test_the_same_inputs_give_the_same_bytes(files: Files, tmp_path: Path) -> None:
     model, archive = files()
     for name in ("a.raw", "b.raw"):
-        assert _run("nnet-train-shard", model, f"ark:{archive}", tmp_path / name).returncode == 0
+        assert run("nnet-train-shard", model, f"ark:{archive}", tmp_path / name).returncode == 0
     assert (tmp_path / "a.raw").read_bytes() == (tmp_path / "b.raw").read_bytes()
-
-
-def _assert_fails_with_one_error(ended: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert ended.returncode == 1, ended.stderr
-    errors = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")]
-    assert len(errors) == 1, ended.stderr
-    assert "Traceback" not in ended.stderr
-    for word in words:
-        assert word in errors[0]
 
 
 def test_a_truncated_archive_is_one_error_and_leaves_the_old_model(files: Files, tmp_path: Path) -> None:
@@ -247,28 +195,28 @@ def test_a_truncated_archive_is_one_error_and_leaves_the_old_model(files: Files,
     archive.write_bytes(whole[: len(whole) - 300])
     old = tmp_path / "1.raw"
     old.write_bytes(b"the old model")
-    _assert_fails_with_one_error(_run("nnet-train-shard", model, f"ark:{archive}", old), "egs.ark", "minibatch-5")
+    fails_with_one_error(run("nnet-train-shard", model, f"ark:{archive}", old), "egs.ark", "minibatch-5")
     assert old.read_bytes() == b"the old model"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.raw", "1.raw", "egs.ark"]
 
 
 def test_an_empty_table_is_an_error(files: Files, tmp_path: Path) -> None:
     model, archive = files(0)
-    _assert_fails_with_one_error(_run("nnet-train-shard", model, f"ark:{archive}", tmp_path / "1.raw"), "no examples")
-    _assert_fails_with_one_error(_run("nnet-compute-prob", model, f"ark:{archive}"), "no frames")
+    fails_with_one_error(run("nnet-train-shard", model, f"ark:{archive}", tmp_path / "1.raw"), "no examples")
+    fails_with_one_error(run("nnet-compute-prob", model, f"ark:{archive}"), "no frames")
     assert not (tmp_path / "1.raw").exists()
 
 
 def test_examples_with_nan_are_named(files: Files, tmp_path: Path) -> None:
     model, archive = files(2, scale=math.nan)
-    ended = _run("nnet-train-shard", model, f"ark:{archive}", tmp_path / "1.raw")
-    _assert_fails_with_one_error(ended, "minibatch-0", "not finite")
+    ended = run("nnet-train-shard", model, f"ark:{archive}", tmp_path / "1.raw")
+    fails_with_one_error(ended, "minibatch-0", "not finite")
 
 
 def test_training_that_overflows_everywhere_writes_no_model(files: Files, tmp_path: Path) -> None:
     model, archive = files(3, scale=1e30)
-    ended = _run("nnet-train-shard", model, f"ark:{archive}", tmp_path / "1.raw")
-    _assert_fails_with_one_error(ended, "finite")
+    ended = run("nnet-train-shard", model, f"ark:{archive}", tmp_path / "1.raw")
+    fails_with_one_error(ended, "finite")
     assert not (tmp_path / "1.raw").exists()
 
 
@@ -277,25 +225,25 @@ def test_examples_for_another_network_are_refused(files: Files, tmp_path: Path) 
     other = CONFIG.format(affine="AffineComponent", extra="")
     wide = other.replace("dim=5", "dim=6", 1).replace("input-dim=15", "input-dim=18")
     write_network(str(tmp_path / "wide.raw"), Network.from_config(wide))
-    ended = _run("nnet-train-shard", tmp_path / "wide.raw", f"ark:{archive}", tmp_path / "1.raw")
-    _assert_fails_with_one_error(ended, "minibatch-0", "dimension 5", "expects 6")
+    ended = run("nnet-train-shard", tmp_path / "wide.raw", f"ark:{archive}", tmp_path / "1.raw")
+    fails_with_one_error(ended, "minibatch-0", "dimension 5", "expects 6")
     more = other.replace("output-dim=3", "output-dim=4").replace(
         "LogSoftmaxComponent dim=3", "LogSoftmaxComponent dim=4"
     )
     write_network(str(tmp_path / "more.raw"), Network.from_config(more))
-    ended = _run("nnet-train-shard", tmp_path / "more.raw", f"ark:{archive}", tmp_path / "1.raw")
-    _assert_fails_with_one_error(ended, "4 (nnet) vs. 3 (egs)")
+    ended = run("nnet-train-shard", tmp_path / "more.raw", f"ark:{archive}", tmp_path / "1.raw")
+    fails_with_one_error(ended, "4 (nnet) vs. 3 (egs)")
 
 
 def test_an_unknown_method_is_refused(files: Files, tmp_path: Path) -> None:
     model, archive = files(1)
-    ended = _run("nnet-train-shard", "--update=adam", model, f"ark:{archive}", tmp_path / "1.raw")
-    _assert_fails_with_one_error(ended, "adam", "online-ng")
+    ended = run("nnet-train-shard", "--update=adam", model, f"ark:{archive}", tmp_path / "1.raw")
+    fails_with_one_error(ended, "adam", "online-ng")
 
 
 def test_compute_prob_prints_objective_and_accuracy(files: Files) -> None:
     model, archive = files(3)
-    ended = _run("nnet-compute-prob", "--compute-per-dim-accuracy=true", model, f"ark:{archive}")
+    ended = run("nnet-compute-prob", "--compute-per-dim-accuracy=true", model, f"ark:{archive}")
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"Overall log-likelihood for 'output' is -\d\S* per frame, over 96 frames\.", ended.stderr)
     assert re.search(r"Overall accuracy for 'output' is \d\S* per frame, over 96 frames\.", ended.stderr)

@@ -2,13 +2,16 @@
 # The whole job on speech that is made here: connected digit strings in many voices, with noise; four trainings of one
 # p-norm network (natural gradient and plain SGD, each with 1 and with 4 jobs an iteration); decoding; a table.
 #
-#   ./run.sh [--hours H] [--snr LOW:HIGH] [--seed N] [--epochs E] [--nj N] [--stage S] [--stop-stage S]
+#   ./run.sh [--hours H] [--snr LOW:HIGH] [--seed N] [--epochs E] [--nj N] [--stage S] [--stop-stage S] [--work DIR]
 #
 # Every stage leaves files, so a stopped run goes on: with the same command (what is finished is not made again) or
-# with --stage. Another --hours, --snr or --seed needs other directories: remove data/ and exp/ first.
+# with --stage. data/ and exp/ are made in --work (default: here). Another --hours, --snr or --seed needs another one,
+# or remove data/ and exp/ first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+here=$PWD
 
+work=.           # data/ and exp/ are made in there
 stage=0          # start here
 stop_stage=100   # and stop after this
 hours=1          # of training speech
@@ -27,17 +30,19 @@ minibatch=32                # examples, so 256 frames
 
 while [ $# -gt 0 ]; do
   case "$1" in
-    --help | -h) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    --stage | --stop-stage | --hours | --snr | --seed | --nj | --epochs)
+    --help | -h) sed -n '2,11s/^# \{0,1\}//p' "$here/run.sh"; exit 0 ;;
+    --work | --stage | --stop-stage | --hours | --snr | --seed | --nj | --epochs)
       [ $# -ge 2 ] || { echo "run.sh: $1 needs a value" >&2; exit 1; }
       name=${1#--}; printf -v "${name//-/_}" %s "$2"; shift 2 ;;
-    --stage=* | --stop-stage=* | --hours=* | --snr=* | --seed=* | --nj=* | --epochs=*)
+    --work=* | --stage=* | --stop-stage=* | --hours=* | --snr=* | --seed=* | --nj=* | --epochs=*)
       name=${1%%=*}; name=${name#--}; printf -v "${name//-/_}" %s "${1#*=}"; shift ;;
     *) echo "run.sh: unknown option $1 (--help lists them)" >&2; exit 1 ;;
   esac
 done
 . ./path.sh
 . ./cmd.sh
+mkdir -p "$work"
+cd "$work"
 
 say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 at() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
@@ -56,7 +61,7 @@ fi
 
 if at 0 && [ ! -f data/settings ]; then
   say "Speaking $hours hours of digits for training, and a dev and a test set in other voices"
-  quiet exp/log/make_corpus.log local/make_corpus.py --hours="$hours" --snr="$snr" --seed="$seed" --nj="$nj" data
+  quiet exp/log/make_corpus.log "$here"/local/make_corpus.py --hours="$hours" --snr="$snr" --seed="$seed" --nj="$nj" data
   echo "$settings" > data/settings
   sed -n 's/.*) data/  data/p' exp/log/make_corpus.log
 fi
@@ -67,7 +72,7 @@ if at 1; then
     dir=data/$set
     mkdir -p "$dir/split" "$dir/mfcc"
     for job in $(seq "$nj"); do awk -v n="$nj" -v j="$job" 'NR % n == j % n' $dir/wav.scp > "$dir/split/wav.$job.scp"; done
-    $train_cmd JOB=1:"$nj" exp/log/mfcc_$set.JOB.log compute-mfcc-feats --config=conf/mfcc.conf \
+    $train_cmd JOB=1:"$nj" exp/log/mfcc_$set.JOB.log compute-mfcc-feats --config="$here"/conf/mfcc.conf \
       scp:$dir/split/wav.JOB.scp ark,scp:$dir/mfcc/feats.JOB.ark,$dir/split/feats.JOB.scp
     sort $dir/split/feats.*.scp > $dir/feats.scp
     $train_cmd exp/log/cmvn_$set.log compute-cmvn-stats --spk2utt=ark:$dir/spk2utt scp:$dir/feats.scp \
@@ -79,16 +84,16 @@ fi
 
 if at 2; then
   say "Making the lexicon, the alignment (from the synthesiser's phone times) and the decoding graph"
-  quiet exp/log/lexicon.log local/prepare_lexicon.py data/train/prons.txt data/local/lexicon.txt
+  quiet exp/log/lexicon.log "$here"/local/prepare_lexicon.py data/train/prons.txt data/local/lexicon.txt
   quiet exp/log/lang.log "$steps/prepare_lang.py" --num-sil-states=3 data/local/lexicon.txt data/lang
-  quiet exp/log/ali.log local/align_phones.py data/train data/lang exp/ali
+  quiet exp/log/ali.log "$here"/local/align_phones.py data/train data/lang exp/ali
   quiet exp/log/graph.log "$steps/make_graph.py" data/lang exp/ali exp/graph
 fi
 
 if at 3; then
   say "Cutting the training examples, once for all trainings; estimating the decorrelating input transform"
   num_pdfs=$(cat exp/ali/num_pdfs)
-  quiet exp/log/configs.log local/make_configs.py --context="$context" --num-layers="$layers" --lda=exp/lda/lda.mat \
+  quiet exp/log/configs.log "$here"/local/make_configs.py --context="$context" --num-layers="$layers" --lda=exp/lda/lda.mat \
     "$(feat-to-dim --print-args=false scp:data/train/feats.scp -)" "$num_pdfs" exp/configs
   # Four jobs need four archives at least; of little data they are smaller.
   examples=$(($(awk '{ n += $2 } END { print n }' data/train/utt2num_frames) / 8))

@@ -1,5 +1,5 @@
 # The programs of this checkout, then the Python that `make` installed, ahead of everything else.
-nnet3py_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
+nnet3py_root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 export PATH="$nnet3py_root/bin:$nnet3py_root/.venv/bin:$PATH"
 export steps="$nnet3py_root/steps"
 export LC_ALL=C

@@ -1,0 +1,235 @@
+"""One training of the paper's comparisons: its settings, where it lives, how it is run and what it reached.
+
+A trial's directory is named after all that it differs in from the others, so that two tables that need the same
+training share it, and a stopped run finds what it has.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnet3py.driver.report import Progress, read_progress
+from nnet3py.errors import UserError
+
+STEPS = Path(__file__).resolve().parents[5] / "steps"
+ACOUSTIC_SCALES = "0.1,0.15,0.2,0.25,0.3"
+FIXED_SCALE = "0.1"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Effective learning rates, per example, at the start of training and at its end."""
+
+    initial: float
+    final: float
+
+    def __str__(self) -> str:
+        return f"{self.initial:g} to {self.final:g}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings of one training.
+
+    Attributes:
+        method: nnet-train-shard's --update: sgd, simple-ng or online-ng.
+        jobs: models trained at once in an iteration; ``jobs_initial`` of them at first, if that is another number.
+        frames: about how many frames a job trains on in an iteration.
+        configs: options of local/make_configs.py that are not its defaults.
+        affine: settings added to every natural-gradient component of the configuration.
+        options: more options of steps/train_dnn.py.
+        note: what the last three are, in words for a table; needed where one of them is given.
+    """
+
+    method: str
+    jobs: int
+    rates: Rates
+    frames: int
+    epochs: float
+    seed: int = 0
+    jobs_initial: int = 0
+    configs: tuple[str, ...] = ()
+    affine: str = ""
+    options: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        jobs = f"{self.jobs_initial}to{self.jobs}" if self.jobs_initial else f"{self.jobs}"
+        words = [self.method, f"{jobs}jobs", f"{self.rates.initial:g}_{self.rates.final:g}", f"{self.frames}frames"]
+        words += [re.sub(r"[^\w.]+", "_", self.note)] if self.note else []
+        words += [f"seed{self.seed}"] if self.seed else []
+        return "-".join(words)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial reached: log-probability per frame (natural logarithm) on validation and training data, WER in %."""
+
+    trial: Trial
+    rows: list[Progress] = field(repr=False)
+    wer: float
+    errors: int
+
+    @property
+    def final(self) -> Progress:
+        """The final, combined model's row."""
+        return self.rows[-1]
+
+    @property
+    def last(self) -> Progress:
+        """The row of the last iteration's model."""
+        return self.rows[-2]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A directory that a recipe has prepared: data/, exp/ali, exp/graph, exp/egs, and room for trials.
+
+    ``make_configs`` is the recipe's program for configurations, ``context`` the frames the network sees on each side,
+    ``minibatch`` the examples in a minibatch, ``frames_per_eg`` the frames in an example. ``has_dev``: there is a
+    data/dev to choose the acoustic scale on.
+    """
+
+    folder: str
+    make_configs: str
+    context: int = 5
+    minibatch: int = 32
+    frames_per_eg: int = 8
+    has_dev: bool = True
+
+    def path(self, name: str) -> str:
+        """A file of the corpus's directory."""
+        return os.path.join(self.folder, name)
+
+    def trial_path(self, trial: Trial, name: str = "") -> str:
+        """A file of a trial's directory."""
+        return self.path(os.path.join("trials", trial.name, name)) if name else self.path(f"trials/{trial.name}")
+
+    def run(self, command: list[str], log_name: str) -> None:
+        """Run a program in the corpus's directory; what it says goes into a log.
+
+        Raises:
+            UserError: it failed.
+        """
+        log_path = self.path(f"log/{log_name}.log")
+        os.makedirs(os.path.dirname(log_path), exist_ok=True)
+        with open(log_path, "w", encoding="utf-8") as log:
+            done = subprocess.run(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        if done.returncode != 0:
+            with open(log_path, encoding="utf-8", errors="replace") as log:
+                said = [line.rstrip() for line in log if line.startswith("ERROR")] or ["it gave no error message"]
+            raise UserError(f"{os.path.basename(command[0])} failed: {said[-1]} (all that it said is in {log_path})")
+
+    def egs(self, frames: int) -> str:
+        """The examples with archives of about so many frames, relative to the corpus's directory; made if missing."""
+        folder = f"egs/{frames}"
+        if not os.path.exists(self.path(f"{folder}/.complete")):
+            command = [
+                f"{STEPS}/get_egs.py",
+                "--nj=2",
+                f"--left-context={self.context}",
+                f"--right-context={self.context}",
+                f"--samples-per-iter={math.ceil(frames / self.frames_per_eg)}",
+                "--num-train-frames-combine=10000",
+                "--num-frames-diagnostic=4000",
+                "--cmvn-opts=--norm-means=true",
+                "data/train",
+                "exp/ali",
+                folder,
+            ]
+            self.run(command, f"get_egs.{frames}")
+        return folder
+
+
+def train(corpus: Corpus, trial: Trial) -> None:
+    """Train, from where an earlier run stopped; one job at a time, so that trials can run beside each other.
+
+    Raises:
+        UserError: a program failed.
+    """
+    if os.path.exists(corpus.trial_path(trial, "final.mdl")):
+        return
+    _write_configs(corpus, trial)
+    options = {
+        "--cmd": "run-local --max-jobs-run=1",
+        "--feat-dir": "data/train",
+        "--ali-dir": "exp/ali",
+        "--egs.dir": corpus.egs(trial.frames),
+        "--dir": f"trials/{trial.name}",
+        "--feat.cmvn-opts": "--norm-means=true",
+        "--trainer.one-frame-per-eg": "false",
+        "--trainer.srand": trial.seed,
+        "--trainer.update-method": trial.method,
+        "--trainer.num-epochs": f"{trial.epochs:g}",
+        "--trainer.num-jobs-compute-prior": 1,
+        "--trainer.prior-subset-size": 2000,
+        "--trainer.optimization.num-jobs-initial": trial.jobs_initial or trial.jobs,
+        "--trainer.optimization.num-jobs-final": trial.jobs,
+        "--trainer.optimization.initial-effective-lrate": f"{trial.rates.initial:g}",
+        "--trainer.optimization.final-effective-lrate": f"{trial.rates.final:g}",
+        "--trainer.optimization.minibatch-size": corpus.minibatch,
+    }
+    words = [f"{name}={value}" for name, value in options.items()]
+    corpus.run([f"{STEPS}/train_dnn.py", *words, *trial.options], f"train.{trial.name}")
+
+
+def _write_configs(corpus: Corpus, trial: Trial) -> None:
+    """The trial's configs/; the same again where they are there already."""
+    with open(corpus.path("exp/ali/num_pdfs"), encoding="utf-8") as file:
+        num_pdfs = int(file.read())
+    with open(corpus.path("feat_dim"), encoding="utf-8") as file:
+        feat_dim = int(file.read())
+    folder = f"trials/{trial.name}/configs"
+    command = [corpus.make_configs, f"--context={corpus.context}", "--lda=exp/lda/lda.mat", *trial.configs]
+    corpus.run([*command, str(feat_dim), str(num_pdfs), folder], f"configs.{trial.name}")
+    os.unlink(corpus.path(f"{folder}/splice.config"))
+    if trial.affine:
+        path = corpus.path(f"{folder}/final.config")
+        with open(path, encoding="utf-8") as file:
+            text = re.sub(r"(type=NaturalGradientAffineComponent)", rf"\1 {trial.affine}", file.read())
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def decode(corpus: Corpus, trial: Trial) -> None:
+    """Decode the development set, if there is one, to choose the acoustic scale; then the test set with it.
+
+    Raises:
+        UserError: a program failed.
+    """
+    scale = ACOUSTIC_SCALES if corpus.has_dev else FIXED_SCALE
+    for data in ("dev", "test") if corpus.has_dev else ("test",):
+        folder = f"trials/{trial.name}/decode_{data}"
+        if not os.path.exists(corpus.path(f"{folder}/best_acwt")):
+            shutil.rmtree(corpus.path(folder), ignore_errors=True)
+            command = ["decode.py", "--cmd=run-local --max-jobs-run=1", "--nj=1", f"--acwt={scale}"]
+            command += ["exp/graph", f"data/{data}", folder]
+            corpus.run([f"{STEPS}/{command[0]}", *command[1:]], f"decode_{data}.{trial.name}")
+            corpus.run([f"{STEPS}/score.py", f"data/{data}", folder], f"score_{data}.{trial.name}")
+        with open(corpus.path(f"{folder}/best_acwt"), encoding="utf-8") as file:
+            scale = file.read().strip()
+
+
+def result(corpus: Corpus, trial: Trial) -> Result | None:
+    """What a trial reached, None before its end. The WER is nan where it has not been decoded."""
+    if not os.path.exists(corpus.trial_path(trial, "final.mdl")):
+        return None
+    rows = read_progress(corpus.trial_path(trial, "progress.tsv"))
+    wer, errors = math.nan, 0
+    folder = corpus.trial_path(trial, "decode_test")
+    if os.path.exists(f"{folder}/best_acwt"):
+        with open(f"{folder}/best_acwt", encoding="utf-8") as file:
+            scale = file.read().strip()
+        with open(f"{folder}/wer_{scale}", encoding="utf-8") as file:
+            found = re.search(r"%WER ([0-9.]+) \[ (\d+) /", file.read())
+        if found:
+            wer, errors = float(found[1]), int(found[2])
+    return Result(trial, rows, wer, errors)

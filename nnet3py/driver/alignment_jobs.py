@@ -1,0 +1,244 @@
+"""Alignment of a data directory in jobs: with a network's acoustic model, or evenly where there is no model yet.
+
+Written in the alignment directory, as Kaldi's align scripts leave it: ``ali.N.gz`` (a transition-id for each frame),
+``num_jobs``, ``final.mdl`` (the model that aligned), ``tree``, ``phones.txt``, ``num_pdfs``, ``cmvn_opts``; in the end
+an empty ``.complete``.
+
+Source: Kaldi egs/wsj/s5/steps/nnet3/align.sh; for even alignments, the beginning of steps/train_mono.sh.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from nnet3py import log
+from nnet3py.alignment.lexicon import read_symbols, read_text_lines
+from nnet3py.alignment.timed_phones import monophone_transition_model, monophone_tree_text
+from nnet3py.decoding.likelihood_jobs import (
+    Likelihoods,
+    as_rspecifier,
+    feature_lines,
+    likelihood_command,
+    normalises_online,
+    split_features,
+)
+from nnet3py.decoding.score import read_transcripts, write_text
+from nnet3py.driver.engine import Engine, pipeline, require_plain_path
+from nnet3py.driver.experiment import copy_atomically, locked, termination_interrupts, write_atomically
+from nnet3py.driver.options import AlignOptions, EqualAlignOptions
+from nnet3py.errors import UserError
+from nnet3py.nnet.transition_model import read_topology, read_transition_model, write_transition_model_to
+from nnet3py.tables.basic_types import write_header
+from nnet3py.tables.streams import open_output
+
+_COUNTS = re.compile(r"^LOG .*?(?:Done|done) (\d+)(?: utterances)?, errors on (\d+)", re.MULTILINE)
+_LOG_LIKELIHOOD = re.compile(r"^LOG .*Overall log-likelihood per frame is (\S+) over (\d+) frames", re.MULTILINE)
+
+
+def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: str, folder: str) -> None:
+    """Align ``data`` with ``<model_dir>/<iter>.mdl``; what ``steps/align.py`` does.
+
+    Raises:
+        UserError: an option or a file is wrong, or a job has failed.
+    """
+    source = f"{model_dir}/{options.iteration}.mdl"
+    names = {"<data-dir>": data, "<lang-dir>": lang, "<src-dir>": model_dir, "<ali-dir>": folder}
+    for name, path in names.items():
+        require_plain_path(name, path)
+    files = [source, f"{model_dir}/tree", f"{data}/feats.scp", f"{lang}/phones.txt"]
+    _need(*files, *([] if options.graphs else [f"{lang}/L.fst", f"{lang}/words.txt", f"{data}/text"]))
+    _check_phones(lang, model_dir)
+    model = read_transition_model(source)
+    lines = feature_lines(data)
+    transcripts = None if options.graphs else _transcripts(data, lang)
+    os.makedirs(f"{folder}/log", exist_ok=True)
+    with termination_interrupts(), locked(folder, "align.py"), Engine(options.command) as engine:
+        _start_over(folder)
+        by_speaker = normalises_online(Path(model_dir))
+        jobs = split_features(lines, data, Path(folder), options.nj, by_speaker=by_speaker)
+        likelihoods = likelihood_command(data, Path(folder), source, _likelihoods(options))
+        compiling = []
+        graphs = options.graphs
+        if transcripts is not None:
+            _split_transcripts(folder, jobs, transcripts)
+            compiling.append(_compiling(lang, f"{model_dir}/tree", source, folder))
+            graphs = "ark,o:-"
+        command = [
+            "align-compiled-mapped",
+            *shlex.split(options.scale_opts),
+            source,
+            graphs,
+            as_rspecifier(likelihoods),
+            f"ark:| gzip -nc > {folder}/ali.JOB.gz",
+        ]
+        log_name = f"{folder}/log/align.JOB.log"
+        engine.run(log_name, pipeline(*compiling, command), what="Aligning", jobs=jobs)
+        for name in ("tree", "cmvn_opts", "online_cmvn", "global_cmvn.stats", "frame_subsampling_factor"):
+            if os.path.isfile(f"{model_dir}/{name}"):
+                copy_atomically(f"{model_dir}/{name}", f"{folder}/{name}")
+        copy_atomically(source, f"{folder}/final.mdl")
+        _finish(folder, lang, jobs, model.num_pdfs)
+        _report(folder, [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)], len(lines))
+
+
+def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str) -> None:
+    """Align ``data`` evenly with a monophone model of the language's topology; what ``steps/align_equal.py`` does.
+
+    Raises:
+        UserError: an option or a file is wrong, or a job has failed.
+    """
+    for name, path in (("<data-dir>", data), ("<lang-dir>", lang), ("<ali-dir>", folder)):
+        require_plain_path(name, path)
+    _need(*(f"{lang}/{name}" for name in ("L.fst", "words.txt", "phones.txt", "topo")), f"{data}/text")
+    topology = read_topology(f"{lang}/topo")
+    model = monophone_transition_model(topology)
+    lines = feature_lines(data)
+    transcripts = _transcripts(data, lang)
+    os.makedirs(f"{folder}/log", exist_ok=True)
+    with termination_interrupts(), locked(folder, "align_equal.py"), Engine(options.command) as engine:
+        _start_over(folder)
+        with open_output(f"{folder}/final.mdl") as sink:
+            write_header(sink, True)
+            write_transition_model_to(sink, model, True)
+        write_atomically(f"{folder}/tree", monophone_tree_text(topology))
+        jobs = split_features(lines, data, Path(folder), options.nj, by_speaker=False)
+        _split_transcripts(folder, jobs, transcripts)
+        command = [
+            "align-equal-compiled",
+            f"--srand={options.srand}",
+            "ark,o:-",
+            f"scp:{folder}/feats.JOB.scp",
+            f"ark:| gzip -nc > {folder}/ali.JOB.gz",
+        ]
+        log_name = f"{folder}/log/align_equal.JOB.log"
+        compiling = _compiling(lang, f"{folder}/tree", f"{folder}/final.mdl", folder)
+        engine.run(log_name, pipeline(compiling, command), what="Aligning evenly", jobs=jobs)
+        _finish(folder, lang, jobs, model.num_pdfs)
+        _report(folder, [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)], len(lines))
+
+
+def _need(*paths: str) -> None:
+    for path in paths:
+        if not os.path.isfile(path):
+            raise UserError(f"There is no {path}, which alignment needs.")
+
+
+def _check_phones(lang: str, model_dir: str) -> None:
+    """Refuse a language whose phones have other numbers than the model's, where those are known."""
+    path = f"{model_dir}/phones.txt"
+    if not os.path.isfile(path):
+        return
+    ours, theirs = (
+        {name: number for name, number in read_symbols(each).items() if not name.startswith("#")}
+        for each in (f"{lang}/phones.txt", path)
+    )
+    if ours != theirs:
+        raise UserError(f"The phones of {lang}/phones.txt and {path} differ: align with the model's own language.")
+
+
+def _likelihoods(options: AlignOptions) -> Likelihoods:
+    return Likelihoods(
+        cmvn_options=options.cmvn_opts,
+        ivector_dir=options.online_ivector_dir,
+        use_gpu=options.use_gpu,
+        chunk_options={
+            "frames-per-chunk": options.frames_per_chunk,
+            "extra-left-context": options.extra_left_context,
+            "extra-right-context": options.extra_right_context,
+            "extra-left-context-initial": options.extra_left_context_initial,
+            "extra-right-context-final": options.extra_right_context_final,
+        },
+    )
+
+
+def _transcripts(data: str, lang: str) -> Callable[[str], str | None]:
+    """What gives an utterance's transcript as numbers of words; None for an utterance without one."""
+    numbers = read_symbols(f"{lang}/words.txt")
+    unknown = _unknown_word(lang, numbers)
+    texts = read_transcripts(f"{data}/text")
+
+    def transcript(utterance: str) -> str | None:
+        words = texts.get(utterance)
+        if words is None:
+            return None
+        found = []
+        for word in words:
+            if word not in numbers and unknown is None:
+                raise UserError(
+                    f"Utterance {utterance}: the word {word!r} is not in {lang}/words.txt: add a pronunciation and "
+                    "prepare the language directory again."
+                )
+            found.append(str(numbers.get(word, unknown)))
+        return " ".join(found)
+
+    return transcript
+
+
+def _unknown_word(lang: str, numbers: dict[str, int]) -> int | None:
+    """The number of the word that stands for words not in the list, where the language has one (Kaldi's oov.txt)."""
+    path = f"{lang}/oov.txt"
+    if not os.path.isfile(path):
+        return None
+    words = [word for line in read_text_lines(path) for word in line.split()]
+    if len(words) != 1 or words[0] not in numbers:
+        raise UserError(f"{path}: expected one word of words.txt, found {' '.join(words)!r}.")
+    return numbers[words[0]]
+
+
+def _split_transcripts(folder: str, jobs: int, transcript: Callable[[str], str | None]) -> None:
+    """Write ``tra.N``, the transcripts of the utterances in ``feats.N.scp``."""
+    missing = 0
+    for job in range(1, jobs + 1):
+        lines = []
+        for line in read_text_lines(f"{folder}/feats.{job}.scp"):
+            utterance = line.split()[0]
+            words = transcript(utterance)
+            if words is None:
+                missing += 1
+            else:
+                lines.append(f"{utterance} {words}\n")
+        write_text(Path(folder, f"tra.{job}"), "".join(lines))
+    if missing:
+        log.warning(f"{missing} utterances have no transcript and are left out.")
+
+
+def _compiling(lang: str, tree: str, model: str, folder: str) -> list[str]:
+    """The command that compiles a job's graphs to its standard output."""
+    disambiguation = f"{lang}/phones/disambig.int"
+    options = [f"--read-disambig-syms={disambiguation}"] if os.path.isfile(disambiguation) else []
+    return ["compile-train-graphs", *options, tree, model, f"{lang}/L.fst", f"ark,t:{folder}/tra.JOB", "ark:-"]
+
+
+def _start_over(folder: str) -> None:
+    """Remove what an earlier alignment left: with another number of jobs its archives would count as this one's."""
+    for pattern in (".complete", "ali.*.gz", "num_jobs", "tra.*", "feats.*.scp", "spk2utt.*"):
+        for path in glob.glob(f"{folder}/{pattern}"):
+            os.unlink(path)
+
+
+def _finish(folder: str, lang: str, jobs: int, num_pdfs: int) -> None:
+    for pattern in ("tra.*", "feats.*.scp", "spk2utt.*"):
+        for path in glob.glob(f"{folder}/{pattern}"):
+            os.unlink(path)
+    copy_atomically(f"{lang}/phones.txt", f"{folder}/phones.txt")
+    write_atomically(f"{folder}/num_pdfs", f"{num_pdfs}\n")
+    write_atomically(f"{folder}/num_jobs", f"{jobs}\n")
+    write_atomically(f"{folder}/.complete", "")
+
+
+def _report(folder: str, logs: list[str], utterances: int) -> None:
+    done = frames = 0
+    total = 0.0
+    for path in logs:
+        text = "\n".join(read_text_lines(path))
+        done += sum(int(count) for count, _ in _COUNTS.findall(text)[-1:])
+        for mean, count in _LOG_LIKELIHOOD.findall(text)[-1:]:
+            frames += int(count)
+            total += float(mean) * int(count)
+    likelihood = f", log-likelihood {total / frames:.4f} a frame" if frames else ""
+    log.log(f"Aligned {done} of {utterances} utterances{likelihood}. Wrote {folder}.")

@@ -1,0 +1,161 @@
+"""Priors of the classes from the network itself: its output averaged over training data, put into an acoustic model.
+
+Decoding and alignment need likelihoods. The network gives posteriors, p(class | x), and p(x | class) is in proportion
+to p(class | x) / p(class). As p(class) serves the mean of the network's own posteriors over a part of the training
+data, so that a class which the network overrates in general is not favoured:
+
+    prior = sum over frames of p(. | x_t), normalised to sum to one.
+
+Source: arXiv:1410.7455 (the adjustment of priors); Kaldi egs/wsj/s5/steps/nnet3/adjust_priors.sh and
+steps/libs/nnet3/train/frame_level_objf/common.py (``compute_average_posterior``, ``adjust_am_priors``).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from nnet3py import log
+from nnet3py.driver.alignments import alignment_rspecifier
+from nnet3py.driver.engine import Engine, pipeline, require_plain_path
+from nnet3py.driver.experiment import Experiment, locked, termination_interrupts
+from nnet3py.driver.options import PriorOptions, TrainingOptions
+from nnet3py.driver.preparation import Egs
+from nnet3py.errors import UserError
+
+
+@dataclass(frozen=True)
+class PriorData:
+    """The examples that posteriors are averaged over: from each of the first archives some, chosen at random.
+
+    Attributes:
+        egs_folder: directory with ``egs.1.ark``, ...
+        num_archives: how many of them there are.
+        max_archives: most archives to read, one a job.
+        examples: most examples to take from each.
+    """
+
+    egs_folder: str
+    num_archives: int
+    max_archives: int
+    examples: int
+
+
+def prior_data(options: TrainingOptions, egs: Egs) -> PriorData:
+    """The examples that a training's priors are made of."""
+    return PriorData(egs.folder, egs.num_archives, options.num_jobs_compute_prior, options.prior_subset_size)
+
+
+def sum_posteriors(
+    engine: Engine, experiment: Experiment, name: str, model: str, data: PriorData, *, minibatch_size: int = 128
+) -> str:
+    """Sum a network's output over examples; the path of the vector, ``post.<name>.vec``.
+
+    ``model``: file of a network or an acoustic model. ``name`` is that of the logs too.
+
+    Raises:
+        UserError: a job has failed.
+    """
+    jobs = min(data.max_archives, data.num_archives)
+    engine.run(
+        experiment.log(f"get_post.{name}.JOB"),
+        pipeline(
+            ["nnet-subset-egs", "--srand=JOB", f"--n={data.examples}", f"ark:{data.egs_folder}/egs.JOB.ark", "ark:-"],
+            ["nnet-merge-egs", f"--minibatch-size=1:{minibatch_size}", "ark:-", "ark:-"],
+            ["nnet-compute-from-egs", "--apply-exp=true", model, "ark:-", "ark:-"],
+            ["matrix-sum-rows", "ark:-", "ark:-"],
+            ["vector-sum", "ark:-", experiment.path(f"post.{name}.JOB.vec")],
+        ),
+        what="Averaging posteriors",
+        jobs=jobs,
+    )
+    parts = [experiment.path(f"post.{name}.{job}.vec") for job in range(1, jobs + 1)]
+    total = experiment.path(f"post.{name}.vec")
+    engine.run(experiment.log(f"vector_sum.{name}"), ["vector-sum", *parts, total], what="Summing posteriors")
+    experiment.remove(*(os.path.basename(path) for path in parts))
+    return total
+
+
+def make_acoustic_model(
+    engine: Engine,
+    experiment: Experiment,
+    name: str,
+    *,
+    network: str,
+    posteriors: str,
+    model_dir: str,
+    ali_dir: str,
+    target: str,
+) -> None:
+    """An acoustic model of a network: with a transition model trained on alignments, and priors.
+
+    Args:
+        name: that of the log, ``adjust_priors.<name>``.
+        network: file of the network.
+        posteriors: file of the summed posteriors.
+        model_dir: directory whose ``final.mdl`` has the transition model.
+        ali_dir: directory of alignments of its transition-ids; without any the probabilities stay as they are.
+        target: file to write.
+
+    Raises:
+        UserError: a program has failed.
+    """
+    alignments = alignment_rspecifier(ali_dir)
+    train_transitions = []
+    if alignments is None:
+        log.warning(f"{ali_dir} has no alignments: transition probabilities stay those of its final.mdl.")
+    else:
+        train_transitions.append(["nnet-am-train-transitions", "--set-priors=false", "-", alignments, "-"])
+    engine.run(
+        experiment.log(f"adjust_priors.{name}"),
+        pipeline(
+            ["nnet-am-init", f"{model_dir}/final.mdl", network, "-"],
+            *train_transitions,
+            ["nnet-am-adjust-priors", "-", posteriors, target],
+        ),
+        what="Making the acoustic model",
+    )
+
+
+def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
+    """Put the priors of ``<folder>/<iter>.mdl`` right by examples; what ``steps/adjust_priors.py`` does.
+
+    Returns the file written: ``<folder>/<iter>_adj.mdl``, or, for a network without transition model, the sums of its
+    posteriors ``<folder>/post.<iter>.vec``.
+
+    Raises:
+        UserError: a file is missing, or a job has failed.
+    """
+    for what, path in (("<exp-dir>", folder), ("<egs-dir>", egs_folder)):
+        require_plain_path(what, path)
+        if not os.path.isdir(path):
+            raise UserError(f"{path} is not a directory.")
+    require_plain_path("--iter", options.iteration)
+    model = f"{folder}/{options.iteration}.{'raw' if options.use_raw_nnet else 'mdl'}"
+    for path in (model, f"{egs_folder}/egs.1.ark"):
+        if not os.path.isfile(path):
+            raise UserError(f"There is no {path}.")
+    os.makedirs(f"{folder}/log", exist_ok=True)
+    data = PriorData(egs_folder, _num_archives(egs_folder), options.num_jobs_compute_prior, options.prior_subset_size)
+    experiment = Experiment(folder)
+    with termination_interrupts(), locked(folder, "adjust_priors.py"), Engine(options.command) as engine:
+        name = options.iteration
+        total = sum_posteriors(engine, experiment, name, model, data, minibatch_size=options.minibatch_size)
+        if options.use_raw_nnet:
+            return total
+        target = experiment.path(f"{name}_adj.mdl")
+        command = ["nnet-am-adjust-priors", model, total, target]
+        engine.run(experiment.log(f"adjust_priors.{name}"), command, what="Setting the priors")
+        return target
+
+
+def _num_archives(egs_folder: str) -> int:
+    path = f"{egs_folder}/info/num_archives"
+    try:
+        with open(path, encoding="utf-8") as file:
+            number = int(file.read())
+    except (OSError, ValueError) as problem:
+        raise UserError(f"Expected a number in {path}, found none ({problem}). Is {egs_folder} complete?") from None
+    if number < 1:
+        raise UserError(f"Expected a number above 0 in {path}, found {number}.")
+    return number

@@ -1,0 +1,143 @@
+"""A directory of per-utterance vectors in the form that Kaldi's scripts have iVectors in.
+
+Files::
+
+    ivector_online.scp ivector_online.N.ark    a matrix for each utterance, a row every ivector_period frames
+    ivector_period
+    final.ie.id                                tells vectors that were made otherwise: decoding refuses them
+    global.stats                               the statistics that vectors are relative to, of the training data
+    utterance_vectors.conf                     the options of compute-utterance-vectors
+    per_speaker                                empty; there if a speaker's frames count together
+
+``steps/get_egs.py``, ``steps/decode.py`` and ``steps/align.py`` read it as ``--online-ivector-dir``.
+
+Source of the layout: Kaldi egs/wsj/s5/steps/online/nnet2/extract_ivectors_online.sh.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from nnet3py import log
+from nnet3py.alignment.lexicon import read_text_lines
+from nnet3py.decoding.likelihood_jobs import feature_lines, split_features
+from nnet3py.driver.engine import Engine, require_plain_path
+from nnet3py.driver.experiment import copy_atomically, digest, locked, termination_interrupts, write_atomically
+from nnet3py.driver.options import VectorOptions, option_name
+from nnet3py.errors import UserError
+
+_STATISTICS, _SETTINGS, _PER_SPEAKER = "global.stats", "utterance_vectors.conf", "per_speaker"
+_OF_THE_VECTORS = ("ivector_period", "online", "per_speaker", "prior_count", "deviations")
+
+
+def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
+    """Make the vectors of ``data`` in ``folder``; what ``steps/compute_utterance_vectors.py`` does.
+
+    Raises:
+        UserError: an option or a file is wrong, or a job has failed.
+    """
+    for name, path in (("<data-dir>", data), ("<vector-dir>", folder)):
+        require_plain_path(name, path)
+    if options.like:
+        _check_like(options, folder)
+    lines = feature_lines(data)
+    os.makedirs(f"{folder}/log", exist_ok=True)
+    name = "compute_utterance_vectors.py"
+    with termination_interrupts(), locked(folder, name), Engine(options.command) as engine:
+        _start_over(folder)
+        if options.like:
+            for each in (_STATISTICS, _SETTINGS):
+                copy_atomically(f"{options.like}/{each}", f"{folder}/{each}")
+            per_speaker = os.path.exists(f"{options.like}/{_PER_SPEAKER}")
+        else:
+            per_speaker = options.per_speaker
+            command = ["compute-cmvn-stats", f"scp:{data}/feats.scp", f"{folder}/{_STATISTICS}"]
+            engine.run(f"{folder}/log/global_stats.log", command, what="Computing statistics of all data")
+            write_atomically(f"{folder}/{_SETTINGS}", _settings(options))
+        if per_speaker:
+            write_atomically(f"{folder}/{_PER_SPEAKER}", "")
+            lines = _by_speaker(lines, data)
+        jobs = split_features(lines, data, Path(folder), options.nj, by_speaker=per_speaker)
+        engine.run(
+            f"{folder}/log/vectors.JOB.log",
+            [
+                "compute-utterance-vectors",
+                f"--config={folder}/{_SETTINGS}",
+                f"--global-stats={folder}/{_STATISTICS}",
+                *([f"--spk2utt=ark:{folder}/spk2utt.JOB"] if per_speaker else []),
+                f"scp:{folder}/feats.JOB.scp",
+                f"ark,scp:{folder}/ivector_online.JOB.ark,{folder}/ivector_online.JOB.scp",
+            ],
+            what="Computing vectors",
+            jobs=jobs,
+        )
+        made = _gather(folder, [f"{folder}/ivector_online.{job}.scp" for job in range(1, jobs + 1)])
+    log.log(f"Made vectors of {made} of {len(lines)} utterances in {folder}.")
+
+
+def _check_like(options: VectorOptions, folder: str) -> None:
+    require_plain_path("--like", options.like)
+    for name in (_STATISTICS, _SETTINGS):
+        if not os.path.isfile(f"{options.like}/{name}"):
+            raise UserError(f"There is no {options.like}/{name}: --like names a directory that this program made.")
+    if os.path.realpath(options.like) == os.path.realpath(folder):
+        raise UserError(f"--like={options.like} is the directory to write: name that of the training data's vectors.")
+    for declared in fields(options):
+        if declared.name in _OF_THE_VECTORS and getattr(options, declared.name) != declared.default:
+            raise UserError(
+                f"{option_name(VectorOptions, declared.name)} cannot be given with --like, whose directory has it."
+            )
+
+
+def _by_speaker(lines: list[str], data: str) -> list[str]:
+    """The lines of a script of features with those of each speaker together, in whatever order they were."""
+    path = f"{data}/utt2spk"
+    speaker_of = dict(line.split(maxsplit=1) for line in read_text_lines(path) if len(line.split()) == 2)
+    for line in lines:
+        if line.split()[0] not in speaker_of:
+            raise UserError(f"{path} has no speaker for {line.split()[0]}, whose frames are to count with others.")
+    return sorted(lines, key=lambda line: speaker_of[line.split()[0]])
+
+
+def _settings(options: VectorOptions) -> str:
+    """The options of compute-utterance-vectors, a line each."""
+    values = {
+        "ivector-period": options.ivector_period,
+        "online": str(options.online).lower(),
+        "prior-count": f"{options.prior_count:g}",
+        "deviations": str(options.deviations).lower(),
+    }
+    return "".join(f"--{name}={value}\n" for name, value in values.items())
+
+
+def _start_over(folder: str) -> None:
+    """Remove what an earlier run left; ``ivector_online.scp``, the last file to appear, first."""
+    first = ["ivector_online.scp", _PER_SPEAKER, "final.ie.id"]
+    for pattern in [*first, "ivector_online.*.ark", "ivector_online.*.scp", "feats.*.scp", "spk2utt.*"]:
+        for path in glob.glob(f"{folder}/{pattern}"):
+            os.unlink(path)
+
+
+def _gather(folder: str, scripts: Sequence[str]) -> int:
+    """Join the jobs' scripts; how many utterances have vectors."""
+    lines = [line for path in scripts for line in read_text_lines(path)]
+    period = next(
+        line.partition("=")[2]
+        for line in read_text_lines(f"{folder}/{_SETTINGS}")
+        if line.startswith("--ivector-period=")
+    )
+    write_atomically(f"{folder}/ivector_period", f"{period}\n")
+    statistics, settings = (digest(f"{folder}/{name}")[:16] for name in (_STATISTICS, _SETTINGS))
+    kind = "per-speaker" if os.path.exists(f"{folder}/{_PER_SPEAKER}") else "per-utterance"
+    write_atomically(f"{folder}/final.ie.id", f"{statistics}-{settings}-{kind}\n")
+    for pattern in ("feats.*.scp", "spk2utt.*"):
+        for path in glob.glob(f"{folder}/{pattern}"):
+            os.unlink(path)
+    for path in scripts:
+        os.unlink(path)
+    write_atomically(f"{folder}/ivector_online.scp", "".join(f"{line}\n" for line in lines))
+    return len(lines)

@@ -1,0 +1,79 @@
+"""Sums in place: against NumPy's, and what other threads may do meanwhile."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from nnet3py.train.in_place import add_product, add_scaled
+
+
+def _rows(seed: int, count: int, dim: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+
+
+def test_products_are_added_in_place_whatever_the_memory_layout() -> None:
+    left, right = _rows(0, 20, 9), _rows(1, 20, 7)
+    expected = 1.0 + 0.3 * left.T @ right
+    for delta in (np.ones((9, 7), np.float32), np.ones((9, 14), np.float32)[:, ::2], np.ones((7, 9), np.float32).T):
+        add_product(delta, 0.3, left, right)
+        np.testing.assert_allclose(delta, expected, rtol=1e-5)
+    wide = np.repeat(right, 2, axis=1)[:, ::2]
+    delta = np.ones((9, 7), np.float32)
+    add_product(delta, 0.3, left, wide)
+    np.testing.assert_allclose(delta, expected, rtol=1e-5)
+
+
+def test_a_product_of_nothing_adds_nothing() -> None:
+    for rows, p, q in ((0, 4, 3), (5, 0, 3), (5, 4, 0)):
+        delta = np.ones((p, q), np.float32)
+        add_product(delta, 0.3, np.ones((rows, p), np.float32), np.ones((rows, q), np.float32))
+        np.testing.assert_array_equal(delta, np.ones((p, q)))
+
+
+def test_scaled_arrays_are_added_in_place_whatever_the_memory_layout() -> None:
+    addend = _rows(0, 9, 7)
+    for target in (_rows(1, 9, 7), _rows(1, 9, 14)[:, ::2], _rows(1, 7, 9).T):
+        expected = target.astype(float) + 0.3 * addend.astype(float)
+        add_scaled(target, 0.3, addend)
+        np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-6)
+    vector = np.ones(5, np.float32)
+    add_scaled(vector, -2.0, np.arange(5, dtype=np.float32))
+    np.testing.assert_array_equal(vector, [1, -1, -3, -5, -7])
+
+
+def _sum() -> Callable[[], None]:
+    target, addend = np.zeros(20_000_000, np.float32), np.ones(20_000_000, np.float32)
+    return lambda: add_scaled(target, 1.0, addend)
+
+
+def _product() -> Callable[[], None]:
+    delta, rows = np.zeros((1000, 1000), np.float32), np.ones((1000, 1000), np.float32)
+    return lambda: add_product(delta, 1.0, rows, rows)
+
+
+@pytest.mark.parametrize("make", [_sum, _product])
+def test_another_thread_runs_meanwhile(make: Callable[[], Callable[[], None]]) -> None:
+    work, turns, seen = make(), [0], []
+    work()  # pages and code are there
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(60.0)  # a thread has the interpreter until it lets go of it by itself
+
+    def measured() -> None:
+        start = turns[0]
+        work()
+        seen.append(turns[0] - start)
+
+    thread = threading.Thread(target=measured)
+    try:
+        thread.start()
+        while thread.is_alive():
+            turns[0] += 1
+            thread.join(0.0)  # lets go of the interpreter
+    finally:
+        sys.setswitchinterval(before)
+    assert seen[0] > 0
