@@ -176,10 +176,13 @@ class Experiment:
         """Remove the jobs' own models, and averages that were changed, which an iteration's result has replaced."""
         self.remove(*(name for name in os.listdir(self.folder) if _SHARD_MODEL.fullmatch(name)))
 
-    def record(self, name: str, values: dict[str, Any], *, force: bool) -> dict[str, tuple[Any, Any]]:
+    def record(
+        self, name: str, values: dict[str, Any], *, force: bool, defaults: dict[str, Any] | None = None
+    ) -> dict[str, tuple[Any, Any]]:
         """Note in file ``name`` what the experiment is made with; returns what differs from last time: (then, now).
 
-        Nothing is noted where something differs and ``force`` is false.
+        What the note of last time lacks had its value in ``defaults``, if it has one: an option that is newer than the
+        note. Nothing is noted where something differs and ``force`` is false.
 
         Raises:
             UserError: the note of last time is damaged.
@@ -188,6 +191,7 @@ class Experiment:
         then = self._recorded(name)
         changed = {}
         if then is not None:
+            then = {**json.loads(json.dumps(defaults or {})), **then}
             for key in sorted(set(then) | set(now)):
                 if then.get(key) != now.get(key):
                     changed[key] = (then.get(key), now.get(key))

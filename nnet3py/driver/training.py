@@ -191,7 +191,8 @@ class _Training(Stage):
         made = ("init.raw", "0.raw", "egs/.complete")
         begun = self.experiment.last_model() is not None or any(self.experiment.has(name) for name in made)
         forced = self.options.stage is not None or not begun
-        changed = self.experiment.record(name, values, force=forced)
+        defaults = {key: value for key, value in affecting_model(TrainingOptions()).items() if key in values}
+        changed = self.experiment.record(name, values, force=forced, defaults=defaults)
         if not changed:
             return
         differences = "; ".join(f"{key} was {_shown(then)}, is {_shown(now)}" for key, (then, now) in changed.items())

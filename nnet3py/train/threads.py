@@ -7,8 +7,8 @@ if with T threads the changes of T minibatches were computed at one place: T tim
 more than a minibatch of one thread could be (docs/method.md has what it costs where it is). The result depends on how
 the threads happen to run.
 
-NumPy and BLAS let other threads run while they compute, so that T threads can keep T cores busy. What is Python's own in
-a training step is done by one thread at a time.
+NumPy and BLAS let other threads run while they compute, so that T threads can keep T cores busy. What is Python's own
+in a training step is done by one thread at a time.
 
 Sources: F. Niu, B. Recht, C. Ré, S. J. Wright, "Hogwild!", NIPS 2011; Kaldi src/nnet2/nnet-update-parallel.cc and, for
 the size of minibatches, egs/wsj/s5/steps/nnet2/train_pnorm_fast.sh (threads times size below about 2000).

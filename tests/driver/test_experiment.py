@@ -68,6 +68,15 @@ def test_changed_options_are_named_and_noted_only_when_forced(tmp_path: Path) ->
     assert experiment.record("options.json", {"--a": 2, "--b": ("x",)}, force=False) == {}
 
 
+def test_an_option_that_is_newer_than_the_record_had_its_default(tmp_path: Path) -> None:
+    experiment = Experiment(str(tmp_path))
+    experiment.record("options.json", {"--a": 1}, force=False)
+    defaults = {"--a": 0, "--new": 5}
+    assert experiment.record("options.json", {"--a": 1, "--new": 5}, force=False, defaults=defaults) == {}
+    changed = experiment.record("options.json", {"--a": 1, "--new": 6}, force=False, defaults=defaults)
+    assert changed == {"--new": (5, 6)}
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
 def test_a_damaged_record_of_options_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "options.json").write_text(text)
