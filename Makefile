@@ -38,7 +38,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m slow --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

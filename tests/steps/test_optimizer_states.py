@@ -14,6 +14,8 @@ from tiny_training import add_experiment, one_error, train
 from nnet3py.driver.report import read_progress
 from nnet3py.train.optimizer_state import read_optimizer_state
 
+pytestmark = pytest.mark.slow  # the driver many times over
+
 CARRY = "--trainer.carry-natural-gradient=true"
 OPTIONS = [CARRY, "--egs.dir=exp/egs", "--trainer.num-epochs=1.5", "--cleanup=false"]
 

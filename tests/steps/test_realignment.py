@@ -27,6 +27,8 @@ from nnet3py.tables.sparse_matrix import SparseMatrix
 from nnet3py.tables.streams import open_input
 from nnet3py.tables.table import SequentialReader
 
+pytestmark = pytest.mark.slow  # the driver many times over
+
 STEPS = Path(__file__).resolve().parents[2] / "steps"
 OPTIONS = {
     "--feat-dir": "data",

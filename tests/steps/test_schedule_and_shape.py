@@ -23,6 +23,8 @@ from nnet3py.nnet.sum_group import SumGroupComponent
 from nnet3py.tables.holders import INT_VECTOR
 from nnet3py.tables.table import SequentialReader
 
+pytestmark = pytest.mark.slow  # the driver many times over
+
 SHORT = ["--egs.dir=exp/egs", "--cleanup=false"]
 
 

@@ -15,6 +15,8 @@ from tiny_training import add_experiment, one_error, train
 from nnet3py.nnet.model_file import read_network
 from nnet3py.nnet.network import Network
 
+pytestmark = pytest.mark.slow  # the driver many times over
+
 SATURATED = (
     final_config()
     .replace("output-dim=24 max", "output-dim=24 param-stddev=4 max")
