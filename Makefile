@@ -16,7 +16,7 @@ help:
 	@echo "make test-slow  the tests marked slow"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff lay out the code"
-	@echo "make paper      the comparisons of arXiv:1410.7455, about 4 hours on 2 cores (docs/paper.md); make paper-quick: 15 minutes"
+	@echo "make paper      the comparisons of arXiv:1410.7455, hours (docs/paper.md); make paper-quick: the same shapes, smaller"
 	@echo "make bench      measure speed and memory; writes nothing into the source"
 	@echo "make lock       resolve requirements-lock.in into requirements-lock.txt again"
 	@echo "make clean      remove what runs and tools leave behind; make distclean also removes .venv"
