@@ -43,6 +43,13 @@ def _rates(*pairs: tuple[float, float]) -> tuple[Rates, ...]:
     return tuple(Rates(*pair) for pair in pairs)
 
 
+GOOD_ENOUGH = {
+    "sgd": _rates((0.32, 0.0005)),
+    "simple-ng": _rates((0.005, 0.0005)),
+    "online-ng": _rates((0.005, 0.0005)),
+}
+"""Rates that are known to train by each method, where none are looked for."""
+
 FULL = Size(
     hours=1,
     epochs=4,
@@ -63,11 +70,7 @@ QUICK = Size(
     epochs=3,
     jobs=(1, 4, 16),
     frames={1: 27000, 4: 9000, 16: 4500},
-    grid={
-        "sgd": _rates((0.32, 0.0005)),
-        "simple-ng": _rates((0.005, 0.0005)),
-        "online-ng": _rates((0.005, 0.0005)),
-    },
+    grid=GOOD_ENOUGH,
     grid_jobs={1: 1, 4: 4, 16: 16},
     phases=("headline", "beyond"),
 )
@@ -76,11 +79,7 @@ FSDD = Size(
     epochs=8,
     jobs=(1, 4, 16),
     frames={1: 24000, 4: 6000, 16: 2200},
-    grid={
-        "sgd": _rates((0.32, 0.0005)),
-        "simple-ng": _rates((0.005, 0.0005)),
-        "online-ng": _rates((0.005, 0.0005)),
-    },
+    grid=GOOD_ENOUGH,
     grid_jobs={1: 1, 4: 4, 16: 16},
     phases=("headline", "beyond"),
 )

@@ -76,7 +76,6 @@ class Result:
     trial: Trial
     rows: list[Progress] = field(repr=False)
     wer: float
-    errors: int
 
     @property
     def final(self) -> Progress:
@@ -223,13 +222,13 @@ def result(corpus: Corpus, trial: Trial) -> Result | None:
     if not os.path.exists(corpus.trial_path(trial, "final.mdl")):
         return None
     rows = read_progress(corpus.trial_path(trial, "progress.tsv"))
-    wer, errors = math.nan, 0
+    wer = math.nan
     folder = corpus.trial_path(trial, "decode_test")
     if os.path.exists(f"{folder}/best_acwt"):
         with open(f"{folder}/best_acwt", encoding="utf-8") as file:
             scale = file.read().strip()
         with open(f"{folder}/wer_{scale}", encoding="utf-8") as file:
-            found = re.search(r"%WER ([0-9.]+) \[ (\d+) /", file.read())
+            found = re.search(r"%WER ([0-9.]+) \[", file.read())
         if found:
-            wer, errors = float(found[1]), int(found[2])
-    return Result(trial, rows, wer, errors)
+            wer = float(found[1])
+    return Result(trial, rows, wer)
