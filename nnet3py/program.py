@@ -229,4 +229,6 @@ def _run(command: _KaldiCommand, function: Callable[..., int | None], args: list
     except OSError as problem:
         where = f" {problem.filename}" if problem.filename else ""
         log.error(f"The operating system refused:{where} {reason(problem)}.", problem)
+    finally:
+        temporary_files.stop_looking()
     return 1

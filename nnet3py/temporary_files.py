@@ -14,6 +14,7 @@ from types import FrameType
 
 from nnet3py import log
 
+_LOOK_SECONDS = 1.0
 _paths: set[str] = set()
 
 
@@ -65,11 +66,26 @@ def remove_all() -> None:
 def remove_on_signals() -> None:
     """Let SIGTERM and SIGHUP remove what is unfinished and end the program with status 143 or 129.
 
-    A signal that is ignored (``nohup``) or has a handler already keeps what it has.
+    A signal that is ignored (``nohup``) or has a handler already keeps what it has. Python runs a handler between two
+    of its own instructions: one that comes just before a read that blocks would wait for the read, for ever perhaps, so
+    that an alarm interrupts what blocks every second.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
+    if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+        signal.signal(signal.SIGALRM, _look)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
+
+
+def stop_looking() -> None:
+    """End the alarms of :func:`remove_on_signals`: the interpreter gives the signal back on its way out."""
+    if signal.getsignal(signal.SIGALRM) is _look:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _look(number: int, frame: FrameType | None) -> None:
+    """Nothing: to have come here is enough for the handlers of other signals to run."""
 
 
 def _end(number: int, frame: FrameType | None) -> None:

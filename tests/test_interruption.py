@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -45,6 +46,19 @@ def test_a_program_that_a_queue_ends_leaves_no_temporary_file(
     _end_group(process)
     assert process.stderr is not None
     assert f"Ended by {number.name}.".encode() in process.stderr.read()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "tgkill"), reason="the C library cannot signal one thread")
+def test_a_signal_that_interrupts_nothing_in_the_main_thread_is_seen(tmp_path: Path) -> None:
+    process = _start(tmp_path, "ark,t,bg")
+    tasks = Path(f"/proc/{process.pid}/task")
+    _wait_for(lambda: len(list(tasks.iterdir())) > 1)
+    reader = max(int(task.name) for task in tasks.iterdir())
+    time.sleep(0.3)  # the main thread waits for the reader by then
+    assert ctypes.CDLL(None).tgkill(process.pid, reader, signal.SIGTERM) == 0
+    assert process.wait(timeout=20) == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["target.ark"]
+    _end_group(process)
 
 
 def test_ctrl_c_leaves_no_temporary_file(tmp_path: Path) -> None:

@@ -115,13 +115,14 @@ def termination_interrupts() -> Iterator[None]:
     if not driver_is_gone():
         handlers[signal.SIGALRM] = watch
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    timer = signal.getitimer(signal.ITIMER_REAL)
     if signal.SIGALRM in handlers:
         signal.setitimer(signal.ITIMER_REAL, WATCH_SECONDS, WATCH_SECONDS)
     try:
         yield
     finally:
         if signal.SIGALRM in handlers:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_REAL, *timer)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -133,13 +133,14 @@ def _signals_raise() -> Iterator[None]:
     if not driver_is_gone():
         handlers[signal.SIGALRM] = watch
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    timer = signal.getitimer(signal.ITIMER_REAL)
     if signal.SIGALRM in handlers:
         signal.setitimer(signal.ITIMER_REAL, WATCH_SECONDS, WATCH_SECONDS)
     try:
         yield
     finally:
         if signal.SIGALRM in handlers:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_REAL, *timer)
         for number, handler in before.items():
             signal.signal(number, handler)
 

