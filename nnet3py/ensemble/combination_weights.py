@@ -205,8 +205,6 @@ class WeightedObjective:
         self._scalar_products = models.scalar_products()
         self._network = models.network.copy()
         set_test_modes(self._network, options.batchnorm_test_mode, options.dropout_test_mode)
-        for component in self._network.components.values():
-            component.zero_statistics()  # those of training would start self-repair, which falsifies the gradient
 
     def value(self, weights: Array) -> float:
         """F without its gradient. Raises UserError if the examples have no weight."""

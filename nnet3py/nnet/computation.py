@@ -22,6 +22,7 @@ import numpy as np
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array, Component, Layout, Phase, Random, Role, Update
 from nnet3py.nnet.descriptor import Descriptor, Offset, ReplaceIndex, Term
+from nnet3py.nnet.dropout import RandomComponent
 from nnet3py.nnet.network import ComponentNode, DimRangeNode, InputNode, Network, Node, OutputNode, dependencies
 from nnet3py.nnet.rows import RowSelection
 from nnet3py.nnet.shared_component import collected
@@ -272,6 +273,7 @@ class Computation:
         phase: Phase,
         *,
         random: Random = None,
+        self_repair: bool = True,
         store_statistics: bool = False,
         keep_trace: bool = True,
     ) -> tuple[dict[str, Array], Trace]:
@@ -281,6 +283,7 @@ class Computation:
             inputs: for each input of the request an array (times * sequences, dim), its rows in the request's order.
             random: the generator of a training pass, for dropout and for self-repair of nonlinearities; a network
                 without dropout also runs without.
+            self_repair: when false, only dropout has the generator, and :meth:`backward` gives the plain derivative.
             store_statistics: add this minibatch to the components' activation statistics.
             keep_trace: when false, what only the backward pass needs is freed at once.
 
@@ -296,7 +299,8 @@ class Computation:
                 assert step.expression is not None
                 assert step.layout is not None
                 x = step.expression.evaluate(values)
-                values[node.name], memo = component.propagate(x, step.layout, phase, random)
+                own = random if self_repair or isinstance(component, RandomComponent) else None
+                values[node.name], memo = component.propagate(x, step.layout, phase, own)
                 if store_statistics and component.fields_with_role(Role.STATISTIC):
                     component.accumulate_statistics(memo)
                 if keep_trace:

@@ -59,7 +59,7 @@ class ComputeProb:
         self._compute_accuracy = compute_accuracy
         self._kinds = {node.name: node.objective for node in network.output_nodes()}
         self._computations = ComputationCache(network)
-        # For dropout that was not put into test mode; otherwise nothing here is random, self-repair least of all.
+        # For dropout that was not put into test mode; nothing else here is random.
         self._random = np.random.default_rng(0)
 
     def compute(self, minibatch: Minibatch) -> None:
@@ -69,6 +69,7 @@ class ComputeProb:
             minibatch.inputs,
             Phase.TRAIN,
             random=self._random,
+            self_repair=False,
             store_statistics=self._store_statistics,
             keep_trace=self.gradient is not None,
         )
