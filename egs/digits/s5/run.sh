@@ -28,18 +28,8 @@ sgd_lrate_4jobs="0.32 0.0001"
 egs_per_archive=5650        # of 8 frames: what a job trains on in an iteration, 45000 frames
 minibatch=32                # examples, so 256 frames
 
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --help | -h) sed -n '2,11s/^# \{0,1\}//p' "$here/run.sh"; exit 0 ;;
-    --work | --stage | --stop-stage | --hours | --snr | --seed | --nj | --epochs)
-      [ $# -ge 2 ] || { echo "run.sh: $1 needs a value" >&2; exit 1; }
-      name=${1#--}; printf -v "${name//-/_}" %s "$2"; shift 2 ;;
-    --work=* | --stage=* | --stop-stage=* | --hours=* | --snr=* | --seed=* | --nj=* | --epochs=*)
-      name=${1%%=*}; name=${name#--}; printf -v "${name//-/_}" %s "${1#*=}"; shift ;;
-    *) echo "run.sh: unknown option $1 (--help lists them)" >&2; exit 1 ;;
-  esac
-done
 . ./path.sh
+. "$steps/parse_options.sh"
 . ./cmd.sh
 mkdir -p "$work"
 cd "$work"

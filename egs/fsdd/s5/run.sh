@@ -11,24 +11,7 @@ stage=0
 held_out_speaker=theo
 corpus=../../../../shared/data/free-spoken-digit-dataset.tar.gz
 [[ -e $corpus ]] || corpus= # it is downloaded then
-while [[ $# -gt 0 ]]; do
-  option=$1
-  shift
-  if [[ $option == --*=* ]]; then
-    value=${option#*=}
-    option=${option%%=*}
-  else
-    [[ $# -gt 0 ]] || { echo "run.sh: $option needs a value" >&2; exit 1; }
-    value=$1
-    shift
-  fi
-  case $option in
-    --corpus) corpus=$value ;;
-    --held-out-speaker) held_out_speaker=$value ;;
-    --stage) stage=$value ;;
-    *) echo "Usage: ./run.sh [--corpus PATH] [--held-out-speaker NAME] [--stage N], not $option" >&2; exit 1 ;;
-  esac
-done
+. "$steps/parse_options.sh"
 others=train_without_$held_out_speaker
 
 if [[ $stage -le 0 ]]; then

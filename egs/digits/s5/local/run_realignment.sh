@@ -15,16 +15,8 @@ nj=2
 epochs=4
 times="0.3 0.6"
 labels="times gmm equal"
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --work=* | --nj=* | --epochs=* | --times=* | --labels=*) name=${1%%=*}; printf -v "${name#--}" %s "${1#*=}"; shift ;;
-    --work | --nj | --epochs | --times | --labels)
-      [ $# -ge 2 ] || { echo "run_realignment.sh: $1 needs a value" >&2; exit 1; }
-      printf -v "${1#--}" %s "$2"; shift 2 ;;
-    *) sed -n '2,8s/^# \{0,1\}//p' "$here/local/run_realignment.sh" >&2; exit 1 ;;
-  esac
-done
 . ./path.sh
+. "$steps/parse_options.sh"
 . ./cmd.sh
 . local/train_and_decode.sh
 cd "$work"

@@ -13,16 +13,8 @@ work=.
 nj=2
 epochs=4
 options=
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --work=* | --nj=* | --epochs=* | --options=*) name=${1%%=*}; printf -v "${name#--}" %s "${1#*=}"; shift ;;
-    --work | --nj | --epochs | --options)
-      [ $# -ge 2 ] || { echo "run_utterance_vectors.sh: $1 needs a value" >&2; exit 1; }
-      printf -v "${1#--}" %s "$2"; shift 2 ;;
-    *) sed -n '2,7s/^# \{0,1\}//p' "$here/local/run_utterance_vectors.sh" >&2; exit 1 ;;
-  esac
-done
 . ./path.sh
+. "$steps/parse_options.sh"
 . ./cmd.sh
 . local/train_and_decode.sh
 cd "$work"
