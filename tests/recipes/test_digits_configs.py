@@ -97,3 +97,19 @@ def test_the_first_layer_has_the_inputs_that_the_transform_keeps(tmp_path: Path)
     config = (tmp_path / "configs/final.config").read_text().replace("input-dim=40", "input-dim=41")
     with pytest.raises(UserError, match=r"affine1.*dimension 40.*expects 41"):
         Network.from_config(config)
+
+
+@pytest.mark.parametrize(("nonlinearity", "kind"), [("sigmoid", "Sigmoid"), ("tanh", "Tanh"), ("relu", "Rectified")])
+def test_hidden_layers_may_have_another_nonlinearity(tmp_path: Path, nonlinearity: str, kind: str) -> None:
+    network = network_of(make_configs(tmp_path, f"--nonlinearity={nonlinearity}", "--hidden-dim=30") / "final.config")
+    hidden = [component for component in network.components.values() if type(component).__name__.startswith(kind)]
+    assert [component.input_dim for component in hidden] == [30, 30]
+    assert network.components["final_affine"].input_dim == 30
+    np.testing.assert_allclose(outputs(network), np.log(1 / PDFS), atol=1e-6)  # the last layer is zero
+
+
+def test_a_nonlinearity_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    words = [sys.executable, str(RECIPE / "local/make_configs.py"), "--nonlinearity=gelu", "13", "69", str(tmp_path)]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "gelu" in ended.stderr

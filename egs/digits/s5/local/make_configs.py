@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Configuration of the p-norm network; see --help."""
+"""Configuration of the recipe's network; see --help."""
 
 from pathlib import Path
 
 from nnet3py.errors import UserError
 from nnet3py.program import argument, option, program, reason
+
+NONLINEARITIES = {"sigmoid": "SigmoidComponent", "tanh": "TanhComponent", "relu": "RectifiedLinearComponent"}
 
 
 @program(
@@ -15,6 +17,8 @@ from nnet3py.program import argument, option, program, reason
 @option("--num-layers", type=int, default=2, help="Hidden layers.")
 @option("--pnorm-input-dim", type=int, default=500, help="Outputs of a hidden layer's affine part.")
 @option("--pnorm-output-dim", type=int, default=100, help="Groups that the p-norm (p = 2) makes of them.")
+@option("--nonlinearity", default="pnorm", metavar="|".join(("pnorm", *NONLINEARITIES)), help="Of the hidden layers.")
+@option("--hidden-dim", type=int, default=200, help="Units of a hidden layer that is not p-norm.")
 @option("--lda", default="exp/lda.mat", metavar="FILE", help="Where the decorrelating transform will be.")
 @option("--ivector-dim", type=int, default=0, help="Dimension of a second input, a vector per utterance; 0: none.")
 @option("--lda-dim", type=int, default=0, help="Rows of the transform; 0: as many as it has columns.")
@@ -37,6 +41,8 @@ def main(
     num_layers: int,
     pnorm_input_dim: int,
     pnorm_output_dim: int,
+    nonlinearity: str,
+    hidden_dim: int,
     lda: str,
     ivector_dim: int,
     lda_dim: int,
@@ -47,6 +53,7 @@ def main(
 
     final.config is the network of arXiv:1410.7455: spliced features, decorrelated by a fixed transform (the file
     given with --lda); hidden layers of affine transform, p-norm and normalisation; affine transform and log-softmax.
+    With another --nonlinearity the hidden layers have that in place of p-norm; rectified units are normalised too.
     With --grow, layer1.config, layer2.config and so on are written in its place. vars says the network's context.
     splice.config is its input alone, for the statistics that the transform is estimated from. A vector per utterance
     goes into it beside the spliced features.
@@ -55,6 +62,11 @@ def main(
         raise UserError("Expected a feature dimension, a context and layers above 0, and at least two pdfs.")
     if pnorm_output_dim < 1 or pnorm_input_dim % pnorm_output_dim != 0:
         raise UserError("--pnorm-input-dim must be a multiple of --pnorm-output-dim.")
+    if nonlinearity not in ("pnorm", *NONLINEARITIES) or hidden_dim < 1:
+        raise UserError(
+            f"Expected --nonlinearity pnorm, {', '.join(NONLINEARITIES)} and --hidden-dim above 0, found "
+            f"{nonlinearity} and {hidden_dim}."
+        )
     if ivector_dim < 0:
         raise UserError(f"--ivector-dim must not be below 0, found {ivector_dim}.")
     if lda_dim < 0 or lda_dim > feat_dim * (2 * context + 1) + ivector_dim:
@@ -74,17 +86,21 @@ def main(
             f"component-node name=lda component=lda input={below}",
         ]
         below, dim = "lda", lda_dim or dim
-    blocks = []
+    blocks, tops = [], []
     for layer in range(1, num_layers + 1):
-        blocks.append(_hidden_layer(layer, below, dim, pnorm_input_dim, pnorm_output_dim))
-        below, dim = f"renorm{layer}", pnorm_output_dim
+        if nonlinearity == "pnorm":
+            block, dim = _pnorm_layer(layer, below, dim, pnorm_input_dim, pnorm_output_dim), pnorm_output_dim
+        else:
+            block, dim = _layer_of_units(layer, below, dim, hidden_dim, nonlinearity), hidden_dim
+        blocks.append(block)
+        tops.append(below := block[-1].split()[1].partition("=")[2])
     configs = {"vars": [f"model_left_context={context}", f"model_right_context={context}"], "splice.config": [splice]}
     if grow:
         for layer, block in enumerate(blocks, 1):
-            end = _output_layer(f"renorm{layer}", pnorm_output_dim, num_pdfs)
+            end = _output_layer(tops[layer - 1], dim, num_pdfs)
             configs[f"layer{layer}.config"] = [*(start if layer == 1 else []), *block, *end]
     else:
-        end = _output_layer(f"renorm{num_layers}", pnorm_output_dim, num_pdfs)
+        end = _output_layer(below, dim, num_pdfs)
         configs["final.config"] = [*start, *(line for block in blocks for line in block), *end]
     folder = Path(config_dir)
     try:
@@ -95,7 +111,7 @@ def main(
         raise UserError(f"Cannot write into {folder}: {reason(problem)}.") from problem
 
 
-def _hidden_layer(layer: int, below: str, input_dim: int, pnorm_input_dim: int, pnorm_output_dim: int) -> list[str]:
+def _pnorm_layer(layer: int, below: str, input_dim: int, pnorm_input_dim: int, pnorm_output_dim: int) -> list[str]:
     return [
         *_affine(f"affine{layer}", below, input_dim, pnorm_input_dim, "max-change=0.75"),
         f"component name=pnorm{layer} type=PnormComponent input-dim={pnorm_input_dim} output-dim={pnorm_output_dim}",
@@ -103,6 +119,20 @@ def _hidden_layer(layer: int, below: str, input_dim: int, pnorm_input_dim: int, 
         f"component name=renorm{layer} type=NormalizeComponent dim={pnorm_output_dim}",
         f"component-node name=renorm{layer} component=renorm{layer} input=pnorm{layer}",
     ]
+
+
+def _layer_of_units(layer: int, below: str, input_dim: int, dim: int, nonlinearity: str) -> list[str]:
+    lines = [
+        *_affine(f"affine{layer}", below, input_dim, dim, "max-change=0.75"),
+        f"component name={nonlinearity}{layer} type={NONLINEARITIES[nonlinearity]} dim={dim}",
+        f"component-node name={nonlinearity}{layer} component={nonlinearity}{layer} input=affine{layer}",
+    ]
+    if nonlinearity == "relu":
+        lines += [
+            f"component name=renorm{layer} type=NormalizeComponent dim={dim}",
+            f"component-node name=renorm{layer} component=renorm{layer} input={nonlinearity}{layer}",
+        ]
+    return lines
 
 
 def _output_layer(below: str, input_dim: int, num_pdfs: int) -> list[str]:

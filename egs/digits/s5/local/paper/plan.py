@@ -185,10 +185,19 @@ class Plan:
         yield replace(base, options=("--trainer.mix-up=150",), note="mixed-up-150")
         yield replace(base, configs=("--decorrelate=false",), note="not-decorrelated")
         yield replace(base, configs=("--lda=exp/lda60/lda.mat", "--lda-dim=60"), note="lda-60")
+        for factor in (0.5, 2):
+            factors = f"--trainer.learning-rate-factors=final_affine={factor}"
+            yield replace(base, options=(factors,), note=f"last-layer-rate-times-{factor}")
         deep = replace(base, configs=("--num-layers=4",), note="4layers")
         yield deep
         growth = ("--trainer.add-layers-period=4",)
         yield replace(deep, configs=(*deep.configs, "--grow=true"), options=growth, note="4layers-grown")
+        sigmoid = replace(base, configs=("--nonlinearity=sigmoid",), note="sigmoid")
+        yield sigmoid
+        fixing, shrinking = "--trainer.fix-period=1", "--trainer.shrink-period=5"
+        yield replace(sigmoid, options=(fixing,), note="sigmoid-fixed")
+        yield replace(sigmoid, options=(shrinking,), note="sigmoid-shrunk")
+        yield replace(sigmoid, options=(fixing, shrinking), note="sigmoid-fixed-shrunk")
 
     def sensitivity(self) -> Iterator[Trial]:
         """Settings of natural gradient, one changed at a time, at 4 jobs."""
