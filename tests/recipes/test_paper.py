@@ -127,6 +127,8 @@ def test_tables_show_the_mean_and_half_the_range_over_seeds_and_the_loss(
     assert lines[3][-3:] == ["-", "-", "-"]  # not trained
     assert lines[4][-3:] == ["-1.5000", "+20.0 %", "10.00"]
     assert "cost" not in tables
+    quick = paper["report"].Report(corpus, paper["plan"].Plan(paper["plan"].QUICK, plan.best))  # type: ignore[attr-defined]
+    assert set(quick.tables()) == {"headline", "beyond"}  # what it does not train is not shown as missing
     beyond = tables["beyond"].splitlines()
     assert "-1.2500 ± 0.050" in beyond[2]
     assert "+20.0 %" in beyond[4]

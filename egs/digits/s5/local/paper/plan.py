@@ -63,7 +63,7 @@ FULL = Size(
     grid_jobs={1: 1, 2: 4, 4: 4, 8: 4, 16: 4},
     seed_jobs=(1, 4, 16),
     seeds=(0, 1, 2),
-    phases=("rates", "headline", "beyond", "parts", "sensitivity", "seeds"),
+    phases=("rates", "headline", "beyond", "parts", "sensitivity", "threads", "seeds"),
 )
 QUICK = Size(
     hours=0.4,
@@ -207,6 +207,15 @@ class Plan:
             for value in values:
                 affine = " ".join(f"{key}={value}" for key in setting.split("+"))
                 yield replace(base, affine=affine, note=affine.replace(" ", "-"))
+
+    def threads(self) -> Iterator[Trial]:
+        """Threads without locks in one job, with minibatches of 32 examples and of half as many."""
+        base = self.at_best("online-ng", 1)
+        yield base
+        two, half = ("--trainer.num-threads=2",), ("--trainer.optimization.minibatch-size=16",)
+        yield replace(base, options=two, note="2 threads")
+        yield replace(base, options=half, note="minibatches of 128 frames")
+        yield replace(base, options=two + half, note="2 threads, minibatches of 128 frames")
 
 
 SENSITIVITY: dict[str, tuple[float, ...]] = {

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import replace
@@ -33,7 +34,8 @@ def main(work: str, size: str, update: str, figures: str) -> None:
     """Write the tables and figures of what is finished in <work>, a directory that run.py works in.
 
     The tables go into <work>/report/tables.md. With --update each also replaces what stands between the lines
-    <!-- table NAME --> and <!-- end --> of a file. What is not finished shows as a dash.
+    <!-- table NAME --> and <!-- end --> of a file (fsdd-NAME, quick-NAME with those sizes). What is not finished shows
+    as a dash.
     """
     if size not in SIZES:
         raise UserError(f"--size={size} is not one of {', '.join(SIZES)}.")
@@ -46,7 +48,7 @@ def main(work: str, size: str, update: str, figures: str) -> None:
     with replacing(str(folder / "tables.md")) as temporary:
         Path(temporary).write_text(text)
     if update:
-        _update(Path(update), tables)
+        _update(Path(update), {name if size == "full" else f"{size}-{name}": table for name, table in tables.items()})
     report.figures(Path(figures) if figures else folder)
     log.log(f"Wrote {len(tables)} tables into {folder / 'tables.md'}")
 
@@ -76,10 +78,9 @@ class Report:
             "headline": self._headline,
             "cost": self._cost,
             "time": self._time,
-            "beyond": lambda: self._list("beyond"),
-            "parts": lambda: self._list("parts"),
-            "sensitivity": lambda: self._list("sensitivity"),
         }
+        lists = [name for name in ("beyond", "parts", "sensitivity", "threads") if name in self.size.phases]
+        makers |= {name: functools.partial(self._list, name) for name in lists}
         found = {}
         for name, make in makers.items():
             try:
