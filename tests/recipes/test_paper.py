@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -178,6 +179,40 @@ def test_what_is_not_a_size_or_a_phase_is_one_error() -> None:
         done = subprocess.run([sys.executable, PAPER / "run.py", option], capture_output=True, text=True)
         assert done.returncode == 1
         assert says in next(line for line in done.stderr.splitlines() if line.startswith("ERROR"))
+
+
+STOPPED = """
+import sys
+sys.path.insert(0, {paper!r})
+import plan, run
+from trial import Corpus, Rates
+from nnet3py.driver.experiment import termination_interrupts
+Corpus.egs = lambda self, frames: "egs"
+def complete(corpus, trial, decodes, stop):
+    corpus.run(["sleep", "60"], trial.name)
+run.complete = complete
+trials = plan.Plan(plan.FULL, lambda method, jobs: Rates(0.01, 0.001))
+with termination_interrupts():
+    run.run_phase(Corpus({work!r}, "make_configs.py"), trials, "headline", 2)
+"""
+
+
+def test_a_run_that_is_stopped_takes_its_trainings_with_it(tmp_path: Path) -> None:
+    script = STOPPED.format(paper=str(PAPER), work=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30.0
+    while len(children := _children(process.pid)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()  # it alone: a terminal's Ctrl-C would reach all
+    assert process.wait(timeout=20) != 0
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    assert len(list(tmp_path.glob("log/*.log"))) == 2  # no other was begun
+
+
+def _children(pid: int) -> list[str]:
+    found = [Path(f"/proc/{pid}/task/{task}/children") for task in os.listdir(f"/proc/{pid}/task")]
+    return [child for path in found for child in path.read_text().split()]
 
 
 TINY = """

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import cost
 from plan import SIZES, Plan, Size
-from trial import Corpus, Rates, Trial, decode, result, train
+from trial import Corpus, Rates, Trial, decode, end_running, result, train
 
 from nnet3py import log
+from nnet3py.driver.experiment import termination_interrupts
 from nnet3py.errors import UserError
 from nnet3py.program import option, program
 
@@ -45,15 +46,16 @@ def main(size: str, work: str, slots: int, phases: str) -> None:
     if unknown:
         raise UserError(f"--phases: {unknown[0]} is not one of {', '.join(SIZES['full'].phases)}.")
     _prepare_environment()
-    corpus = prepare(size, Path(work).absolute())
-    if not os.path.exists(corpus.path("cost.tsv")):
-        log.log("Measuring what a job costs, with nothing beside it")
-        egs = corpus.egs(max(SIZES[size].frames.values()))
-        cost.write(cost.measure(corpus, egs, "exp/configs/final.config"), corpus.path("cost.tsv"))
-    plan = Plan(SIZES[size], lambda method, jobs: best_rates(corpus, SIZES[size], method, jobs))
-    for name in chosen:
-        run_phase(corpus, plan, name, slots or os.cpu_count() or 1)
-        write_report(corpus, size)
+    with termination_interrupts():
+        corpus = prepare(size, Path(work).absolute())
+        if not os.path.exists(corpus.path("cost.tsv")):
+            log.log("Measuring what a job costs, with nothing beside it")
+            egs = corpus.egs(max(SIZES[size].frames.values()))
+            cost.write(cost.measure(corpus, egs, "exp/configs/final.config"), corpus.path("cost.tsv"))
+        plan = Plan(SIZES[size], lambda method, jobs: best_rates(corpus, SIZES[size], method, jobs))
+        for name in chosen:
+            run_phase(corpus, plan, name, slots or os.cpu_count() or 1)
+            write_report(corpus, size)
     log.log(f"The report is in {corpus.path('report')}")
 
 
@@ -127,10 +129,12 @@ def run_phase(corpus: Corpus, plan: Plan, name: str, slots: int) -> None:
                         f"log-probability {found.final.valid_logprob:.4f}{wer}; "
                         f"about {left:.0f} min left of this phase"
                     )
-        except BaseException:
+        except BaseException as problem:
             stop.set()
             for future in running:
                 future.cancel()
+            if not isinstance(problem, UserError):
+                end_running()
             raise
 
 

@@ -16,10 +16,13 @@ from pathlib import Path
 
 from nnet3py.driver.report import Progress, read_progress
 from nnet3py.errors import UserError
+from nnet3py.jobs.local import DRIVER_PID
 
 STEPS = Path(__file__).resolve().parents[5] / "steps"
 ACOUSTIC_SCALES = "0.1,0.15,0.2,0.25,0.3"
 FIXED_SCALE = "0.1"
+
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True)
@@ -113,16 +116,22 @@ class Corpus:
         return self.path(os.path.join("trials", trial.name, name)) if name else self.path(f"trials/{trial.name}")
 
     def run(self, command: list[str], log_name: str) -> None:
-        """Run a program in the corpus's directory; what it says goes into a log.
+        """Run a program in the corpus's directory; what it says goes into a log. Steps end when this process is gone.
 
         Raises:
             UserError: it failed.
         """
         log_path = self.path(f"log/{log_name}.log")
         os.makedirs(os.path.dirname(log_path), exist_ok=True)
+        environment = {**os.environ, DRIVER_PID: str(os.getpid())}
         with open(log_path, "w", encoding="utf-8") as log:
-            done = subprocess.run(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        if done.returncode != 0:
+            process = subprocess.Popen(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+        _running.add(process)
+        status = process.wait()
+        _running.discard(process)
+        if status != 0:
             with open(log_path, encoding="utf-8", errors="replace") as log:
                 said = [line.rstrip() for line in log if line.startswith("ERROR")] or ["it gave no error message"]
             raise UserError(f"{os.path.basename(command[0])} failed: {said[-1]} (all that it said is in {log_path})")
@@ -146,6 +155,12 @@ class Corpus:
             ]
             self.run(command, f"get_egs.{frames}")
         return folder
+
+
+def end_running() -> None:
+    """Ask the programs that :meth:`Corpus.run` waits for to end; steps end their jobs, and can be gone on with."""
+    for process in list(_running):
+        process.terminate()
 
 
 def train(corpus: Corpus, trial: Trial) -> None:
