@@ -84,12 +84,12 @@ def average_report() -> list[str]:
         for count in (2, 16):
             command = ["nnet-average", *["0.raw"] * count, "average.raw"]
             start = time.perf_counter()
-            peak = _peak_bytes(command, folder)
+            peak = peak_bytes(command, folder)
             lines.append(f"| {count} models | {peak / size:.2f} | {time.perf_counter() - start:.2f} |")
     return lines
 
 
-def _peak_bytes(command: list[str], folder: Path) -> int:
+def peak_bytes(command: list[str], folder: Path) -> int:
     """Run a command; the most memory it had. It is started by a small process, for it begins with its parent's peak."""
     script = (
         "import resource, subprocess, sys\n"
