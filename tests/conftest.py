@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grid_engine_cluster
 import pytest
 import slurm_cluster
 
@@ -38,4 +39,13 @@ def slurm() -> Iterator[slurm_cluster.SlurmCluster]:
     if missing := slurm_cluster.missing():
         pytest.skip(f"no Slurm to start: {missing}")
     with slurm_cluster.running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def grid_engine() -> Iterator[grid_engine_cluster.GridEngineCluster]:
+    """A real Grid Engine, for as long as the tests run; its environment is to be passed to what uses it."""
+    if missing := grid_engine_cluster.missing():
+        pytest.skip(f"no Grid Engine to start: {missing}")
+    with grid_engine_cluster.running_cluster() as cluster:
         yield cluster
