@@ -273,7 +273,7 @@ class _Call:
     def _note_loss(self, array: _Array, number: int | None, state: State) -> None:
         """Say in a job's log what became of it."""
         task = next(task for task, known in array.tasks.items() if known == number)
-        if state.stuck:
+        if state.stuck or state is _GONE:  # should it run all the same, it is not to go on
             with contextlib.suppress(UnreachableError):
                 self._scheduler.cancel(array.id, None if task is None else [task])
         if state is _GONE:

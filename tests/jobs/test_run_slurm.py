@@ -142,11 +142,13 @@ def test_failed_jobs_are_reported_as_run_local_does_and_others_run_on(cluster: S
     assert (kept / "job.1.sh").is_file()
 
 
+@pytest.mark.slow
 def test_a_program_killed_by_a_signal_is_a_failed_job(cluster: SlurmCluster) -> None:
     assert run_slurm("x.log", "kill", "-9", "$$").returncode == 1
     assert log_file.status("x.log") == 137
 
 
+@pytest.mark.slow
 def test_no_more_jobs_run_at_once_than_asked(cluster: SlurmCluster) -> None:
     script = "touch on.JOB; ls on.* | wc -l; sleep 0.5; rm on.JOB"
     assert run_slurm("--max-jobs-run", "2", "JOB=1:6", "x.JOB.log", "bash", "-c", script).returncode == 0
@@ -192,7 +194,43 @@ def test_a_job_whose_node_is_lost_is_a_failure_that_says_so(cluster: SlurmCluste
     assert "its state is NODE_FAIL: its node was lost" in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def answer_nothing(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program in place of one of Slurm's that succeeds and prints nothing."""
+    os.mkdir("instead")
+    Path("instead", program).write_text("#!/bin/sh\n")
+    Path("instead", program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{os.getcwd()}/instead:{os.environ['PATH']}")
+
+
+@pytest.mark.slow
+def test_the_end_of_a_job_that_has_left_the_queue_may_be_seen_late(
+    cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_nothing("squeue", monkeypatch)  # to the engine the jobs are gone from the beginning
+    done = run_slurm("--wait-for-files", "15", "JOB=1:2", "x.JOB.log", "sleep", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_job_of_which_nothing_is_known_any_more_is_a_failure_and_is_cancelled(
+    cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        answer_nothing("squeue", patch)
+        done = run_slurm("x.log", "sleep", "60")
+    assert done.returncode == 1
+    assert "its state is gone: it is no longer in the queue, and there is no account of how it ended" in done.stderr
+    wait_until(lambda: cluster.jobs() == [])
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_takes_the_jobs_out_of_the_queue(cluster: SlurmCluster, number: signal.Signals) -> None:
     # Two jobs run, one of which ignores the polite signal; the others wait.
     script = "trap '' TERM; echo $$ > pid.JOB; sleep 60"
@@ -208,6 +246,7 @@ def test_a_signal_takes_the_jobs_out_of_the_queue(cluster: SlurmCluster, number:
     assert sorted(os.listdir("log")) == ["x.1.log", "x.2.log"]
 
 
+@pytest.mark.slow
 def test_a_signal_while_sbatch_runs_leaves_no_job_behind(cluster: SlurmCluster, tmp_path: Path) -> None:
     sbatch = shutil.which("sbatch")
     Path("slow-sbatch").write_text(f'#!/bin/bash\n{sbatch} "$@"\ntouch submitted\nsleep 20\n')
@@ -239,6 +278,7 @@ def test_jobs_are_cancelled_when_the_driver_is_killed(cluster: SlurmCluster) -> 
     wait_until(lambda: cluster.jobs() == [])
 
 
+@pytest.mark.slow
 def test_a_controller_that_is_away_for_a_while_is_survived(cluster: SlurmCluster) -> None:
     engine = start("JOB=1:2", "x.JOB.log", "bash", "-c", "touch on.JOB; sleep 2; echo JOB")
     wait_until(lambda: os.path.exists("on.1") and os.path.exists("on.2"))
@@ -260,6 +300,7 @@ def test_what_sbatch_refuses_is_one_error_with_its_words(cluster: SlurmCluster) 
     assert not os.listdir("log")
 
 
+@pytest.mark.slow
 def test_more_jobs_than_an_array_may_have_become_several_arrays(slurm: SlurmCluster, tmp_path: Path) -> None:
     with running_cluster("MaxArraySize=4") as small:  # tasks 0 to 3
         environment = {**os.environ, **small.environment}
