@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from child_process import end_with_parent
+
 _PROGRAMS = {
     "sge_qmaster": "gridengine-master",
     "sge_execd": "gridengine-exec",
@@ -246,6 +248,7 @@ scheduler_threads 1
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
 
     def _end(self, name: str) -> None:

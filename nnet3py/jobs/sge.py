@@ -26,7 +26,7 @@ class GridEngine:
     name = "Grid Engine"
     conf_file = "conf/queue.conf"
     default_conf = """\
-command qsub -V -S /bin/bash -j y
+command qsub -V -cwd -S /bin/bash -j y
 option mem=* -l mem_free=$0,ram_free=$0
 option mem=0
 option num_threads=* -pe smp $0
