@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import grid_engine_cluster
 import pytest
+import slurm_cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 # The programs of this checkout come first, then the Python that runs the tests.
@@ -28,3 +31,21 @@ def kaldi_reference() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/kaldi-reference beside this checkout: files written by Kaldi are not distributed")
     return folder
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[slurm_cluster.SlurmCluster]:
+    """A real Slurm with four nodes, for as long as the tests run; its environment is to be passed to what uses it."""
+    if missing := slurm_cluster.missing():
+        pytest.skip(f"no Slurm to start: {missing}")
+    with slurm_cluster.running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def grid_engine() -> Iterator[grid_engine_cluster.GridEngineCluster]:
+    """A real Grid Engine, for as long as the tests run; its environment is to be passed to what uses it."""
+    if missing := grid_engine_cluster.missing():
+        pytest.skip(f"no Grid Engine to start: {missing}")
+    with grid_engine_cluster.running_cluster() as cluster:
+        yield cluster

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nnet3py.errors import UserError
 
@@ -48,6 +48,9 @@ class Invocation:
         num_threads: cores that one job keeps busy.
         gpus: GPUs that one job needs.
         pick: which jobs to run, by how their last run ended: ``all``, ``failed`` (or incomplete) or ``incomplete``.
+        settings: every option that begins with ``--`` (and ``-tc``), in the order given, without the dashes and with
+            ``_`` for ``-`` within: ``{"max_jobs_run": "4", "mem": "2G"}``. A queue's configuration gives them meaning.
+        passed_on: the words of all other options, such as ``-q all.q``, which a queue gets as they are.
     """
 
     log: str
@@ -57,6 +60,8 @@ class Invocation:
     num_threads: int = 1
     gpus: int = 0
     pick: str = "all"
+    settings: dict[str, str] = field(default_factory=dict)
+    passed_on: tuple[str, ...] = ()
 
     def numbers(self) -> list[int | None]:
         """The jobs' numbers; one job without a number is ``[None]``."""
@@ -87,18 +92,19 @@ def quote(word: str) -> str:
 def parse(words: list[str]) -> Invocation:
     """Read an engine's arguments.
 
-    ``-V`` has no value, ``-pe`` has two, ``--name=value`` has its own; any other option that is not known is passed
-    over with the word after it, for it may belong to another engine.
+    ``-V`` has no value, ``-pe`` has two, ``--name=value`` has its own; any other option has the word after it as its
+    value. What an engine does not know it passes over, for it may belong to another engine.
 
     Raises:
         UserError: a bad option value or range, or no log or command.
     """
     rest = list(words)
     settings: dict[str, str] = {}
+    passed_on: list[str] = []
     array = None
     while len(rest) >= 2:
         if rest[0].startswith("-"):
-            _take_option(rest, settings)
+            _take_option(rest, settings, passed_on)
         elif array is None and "=" in rest[0] and (array := _parse_array(rest[0])) is not None:
             rest.pop(0)
         else:
@@ -115,24 +121,30 @@ def parse(words: list[str]) -> Invocation:
         log=log,
         command=" ".join(quote(word) for word in rest),
         array=array,
-        max_jobs_run=_at_least_one("--max-jobs-run", settings.get("max-jobs-run")),
-        num_threads=_at_least_one("--num-threads", settings.get("num-threads")) or 1,
+        max_jobs_run=_at_least_one("--max-jobs-run", settings.get("max_jobs_run")),
+        num_threads=_at_least_one("--num-threads", settings.get("num_threads")) or 1,
         gpus=_count("--gpu", settings.get("gpu", "0")),
         pick=_pick(settings.get("pick", "all")),
+        settings=settings,
+        passed_on=tuple(passed_on),
     )
 
 
-def _take_option(rest: list[str], settings: dict[str, str]) -> None:
-    name, equals, value = rest.pop(0).partition("=")
-    if name == "-V":
+def _take_option(rest: list[str], settings: dict[str, str], passed_on: list[str]) -> None:
+    word = rest.pop(0)
+    if word == "-V":
+        passed_on.append(word)
         return
+    if word != "-tc" and not word.startswith("--"):
+        values = 2 if word == "-pe" else 0 if "=" in word else 1  # -pe smp 4
+        passed_on += [word, *rest[:values]]
+        del rest[:values]
+        return
+    name, equals, value = word.partition("=")
     if not equals:
         value = rest.pop(0)
-        if name == "-pe" and rest:  # -pe smp 4
-            rest.pop(0)
-            return
-    name = {"-tc": "max-jobs-run"}.get(name, name.lstrip("-").replace("_", "-"))
-    if name == "max-jobs-run" and name in settings:  # the smallest of several counts
+    name = {"-tc": "max_jobs_run"}.get(name, name.lstrip("-").replace("-", "_"))
+    if name == "max_jobs_run" and name in settings:  # the smallest of several counts
         value = str(min(_count("--max-jobs-run", value), _count("--max-jobs-run", settings[name])))
     settings[name] = value
 

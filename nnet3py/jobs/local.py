@@ -60,12 +60,12 @@ def run(invocation: Invocation) -> int:
         Terminated: a signal came; every job has been ended by then.
         UserError: a log cannot be written or bash cannot be started.
     """
-    waiting = deque(number for number in invocation.numbers() if not _picked_out(invocation, number))
-    failed = [number for number in invocation.numbers() if _picked_out(invocation, number) == "failed"]
+    waiting = deque(number for number in invocation.numbers() if not picked_out(invocation, number))
+    failed = [number for number in invocation.numbers() if picked_out(invocation, number) == "failed"]
     running: dict[int, _Job] = {}
     slots = slot_count(invocation)
     started_by_driver = not driver_is_gone()
-    with _signals_raise():
+    with signals_raise():
         try:
             while waiting or running:
                 while waiting and len(running) < slots:
@@ -80,7 +80,7 @@ def run(invocation: Invocation) -> int:
             _end_all(invocation, running)
             raise
     if failed:
-        _report(invocation, failed)
+        report(invocation, failed)
     return 1 if failed else 0
 
 
@@ -108,7 +108,7 @@ def _gpu_count() -> int:
     return max(1, len(listing.splitlines()))
 
 
-def _picked_out(invocation: Invocation, number: int | None) -> str:
+def picked_out(invocation: Invocation, number: int | None) -> str:
     """Why a job is not to run under ``--pick``: "done", "failed", or "" where it is to run."""
     if invocation.pick == "all":
         return ""
@@ -119,7 +119,7 @@ def _picked_out(invocation: Invocation, number: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
+def signals_raise() -> Iterator[None]:
     """Signals that ask for the end raise :class:`Terminated`; so does the death of the driver that started us."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -216,7 +216,8 @@ def _signal_groups(running: dict[int, _Job], number: int) -> None:
             os.killpg(pid, number)
 
 
-def _report(invocation: Invocation, failed: list[int | None]) -> None:
+def report(invocation: Invocation, failed: list[int | None]) -> None:
+    """Say which jobs failed on standard error: the logs' names, and the last lines of the first few."""
     count = len(invocation.numbers())
     failed = sorted(failed, key=lambda number: number or 0)
     if count == 1:

@@ -13,6 +13,7 @@ import time
 from nnet3py.errors import UserError
 
 _ENDED = re.compile(rb"^# Ended \(code (\d+)(?:; signal (\d+))?\)", re.MULTILINE)
+_FINISHED = re.compile(rb"^# Finished at .* with status (\d+)()$", re.MULTILINE)  # queue.pl, slurm.pl
 _ACCOUNTING = re.compile(rb"^# Accounting: time=(\d+) ", re.MULTILINE)
 
 
@@ -59,7 +60,8 @@ def status(path: str) -> int | None:
     try:
         with open(path, "rb") as log:
             log.seek(max(0, os.path.getsize(path) - 4096))
-            endings = _ENDED.findall(log.read())
+            text = log.read()
+            endings = _ENDED.findall(text) or _FINISHED.findall(text)
     except OSError:
         return None
     if not endings:
@@ -76,7 +78,7 @@ def last_lines(path: str, count: int = 10) -> list[str]:
             lines = log.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    while lines and lines[-1].startswith(("# Accounting:", "# Ended (")):
+    while lines and lines[-1].startswith(("# Accounting:", "# Ended (", "# Finished at ")):
         lines.pop()
     return lines[-count:]
 
