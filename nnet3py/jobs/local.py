@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -23,11 +22,11 @@ from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.jobs import log_file
 from nnet3py.jobs.command_line import Invocation
+from nnet3py.jobs.report import report
 
 DRIVER_PID = "NNET3PY_DRIVER_PID"
 WATCH_SECONDS = 0.5
 _GRACE_SECONDS = 3.0
-_REPORTED_FAILURES = 3
 
 
 class Terminated(BaseException):
@@ -80,7 +79,7 @@ def run(invocation: Invocation) -> int:
             _end_all(invocation, running)
             raise
     if failed:
-        _report(invocation, failed)
+        report(invocation, failed)
     return 1 if failed else 0
 
 
@@ -214,19 +213,3 @@ def _signal_groups(running: dict[int, _Job], number: int) -> None:
     for pid in running:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, number)
-
-
-def _report(invocation: Invocation, failed: list[int | None]) -> None:
-    count = len(invocation.numbers())
-    failed = sorted(failed, key=lambda number: number or 0)
-    if count == 1:
-        log.error(f"The job failed; its log is {invocation.log_of(failed[0])}, which ends:")
-    else:
-        numbers = ", ".join(str(number) for number in failed[:20]) + (" ..." if len(failed) > 20 else "")
-        pattern = invocation.log.replace(invocation.array.name, "*") if invocation.array else invocation.log
-        log.error(f"{len(failed)} of {count} jobs failed ({numbers}); the logs are {pattern}:")
-    for number in failed[:_REPORTED_FAILURES]:
-        if count > 1:
-            sys.stderr.write(f"  {invocation.log_of(number)} ends:\n")
-        for line in log_file.last_lines(invocation.log_of(number)):
-            sys.stderr.write(f"    {line}\n")
