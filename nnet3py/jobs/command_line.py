@@ -10,9 +10,10 @@ Source: Kaldi egs/wsj/s5/utils/parallel/run.pl.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nnet3py.errors import UserError
 
@@ -48,6 +49,9 @@ class Invocation:
         num_threads: cores that one job keeps busy.
         gpus: GPUs that one job needs.
         pick: which jobs to run, by how their last run ended: ``all``, ``failed`` (or incomplete) or ``incomplete``.
+        time_limit: seconds after which a job is ended and has failed; None for no limit.
+        settings: every option that has a value, by its name without dashes in front (``max-jobs-run``), as text: an
+            engine's own options are among them.
     """
 
     log: str
@@ -57,6 +61,8 @@ class Invocation:
     num_threads: int = 1
     gpus: int = 0
     pick: str = "all"
+    time_limit: float | None = None
+    settings: dict[str, str] = field(default_factory=dict)
 
     def numbers(self) -> list[int | None]:
         """The jobs' numbers; one job without a number is ``[None]``."""
@@ -119,6 +125,8 @@ def parse(words: list[str]) -> Invocation:
         num_threads=_at_least_one("--num-threads", settings.get("num-threads")) or 1,
         gpus=_count("--gpu", settings.get("gpu", "0")),
         pick=_pick(settings.get("pick", "all")),
+        time_limit=_seconds("--time-limit", settings.get("time-limit")),
+        settings=settings,
     )
 
 
@@ -164,6 +172,18 @@ def _at_least_one(option: str, value: str | None) -> int | None:
     if number < 1:
         raise UserError(f"Option {option} needs a count of at least 1, found {value!r}.")
     return number
+
+
+def _seconds(option: str, value: str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < math.inf:
+        raise UserError(f"Option {option} needs a number of seconds above 0, found {value!r}.")
+    return seconds
 
 
 def _pick(value: str) -> str:

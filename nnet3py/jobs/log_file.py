@@ -31,6 +31,11 @@ def footer(status: int, seconds: float, threads: int = 1) -> str:
     )
 
 
+def over_time(engine: str, seconds: float) -> str:
+    """A line among a job's output, when an engine ends it because of ``--time-limit``."""
+    return f"{engine}: the job has run longer than --time-limit={seconds:g} seconds: it is ended.\n"
+
+
 def _date() -> str:
     return time.strftime("%a %b %e %H:%M:%S %Z %Y")
 
