@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Sequence
 
 from nnet3py.errors import UserError
 
@@ -16,9 +17,10 @@ _ENDED = re.compile(rb"^# Ended \(code (\d+)(?:; signal (\d+))?\)", re.MULTILINE
 _ACCOUNTING = re.compile(rb"^# Accounting: time=(\d+) ", re.MULTILINE)
 
 
-def header(command: str) -> str:
-    """The lines before a job's output."""
-    return f"# {command}\n# Started at {_date()}\n#\n"
+def header(command: str, remarks: Sequence[str] = ()) -> str:
+    """The lines before a job's output, with an engine's remarks, one a line (``Running on host7``)."""
+    lines = "".join(f"# {' '.join(remark.split())}\n" for remark in remarks)
+    return f"# {command}\n# Started at {_date()}\n{lines}#\n"
 
 
 def footer(status: int, seconds: float, threads: int = 1) -> str:
