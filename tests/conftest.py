@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ssh_hosts
 
 ROOT = Path(__file__).resolve().parent.parent
 # The programs of this checkout come first, then the Python that runs the tests.
@@ -28,3 +30,10 @@ def kaldi_reference() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/kaldi-reference beside this checkout: files written by Kaldi are not distributed")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ssh() -> Iterator[ssh_hosts.SshHosts]:
+    """Two real sshd, the hosts a and b, for as long as the tests run; nothing may break them."""
+    with ssh_hosts.ssh_hosts("ab") as hosts:
+        yield hosts

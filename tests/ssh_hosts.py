@@ -36,7 +36,7 @@ def sshd() -> str:
 
 
 class SshHosts:
-    """Running hosts; ``options`` goes to run-ssh in front of the others: its ssh knows these hosts by their names."""
+    """Running hosts: run-ssh finds them with ``options`` in front of its others, or in ``environment``."""
 
     def __init__(self, folder: Path, names: str = "ab", *, unshared: dict[str, Path] | None = None) -> None:
         """``names`` are single letters from a on. The host ``name`` has an empty folder at ``unshared[name]``."""
@@ -59,6 +59,11 @@ class SshHosts:
             f"  UserKnownHostsFile {self.known_hosts}\n  GlobalKnownHostsFile none\n"
         )
         self.options = ["--ssh", f"ssh -F {shlex.quote(str(folder / 'ssh_config'))}"]
+        wrapper = folder / "bin" / "ssh"
+        wrapper.parent.mkdir()
+        wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {shlex.quote(str(folder / "ssh_config"))} "$@"\n')
+        wrapper.chmod(0o755)
+        self.environment = {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
 
     def start(self, name: str) -> None:
         """Start a host's sshd and wait until it listens."""

@@ -13,6 +13,7 @@ from example_directory import make_example_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = sorted(path.name for path in (ROOT / "bin").iterdir())
+SCHEDULERS = {"run-ssh": "ssh"}  # the fixtures that start what a program needs
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,16 @@ def test_help_names_usage_purpose_and_example(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_the_example_in_the_help_works(program: str, example_directory: Path, tmp_path: Path) -> None:
+def test_the_example_in_the_help_works(
+    program: str, example_directory: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    environment = dict(os.environ)
+    if program in SCHEDULERS:
+        environment |= request.getfixturevalue(SCHEDULERS[program]).environment
     example = help_of(program).split("\ne.g.: ", 1)[1].strip()
     folder = tmp_path / "work"
     shutil.copytree(example_directory, folder)
-    done = subprocess.run(["bash", "-c", example], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", example], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{example}\n{done.stderr}"
     assert "ERROR" not in done.stderr
 

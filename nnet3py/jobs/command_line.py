@@ -50,8 +50,8 @@ class Invocation:
         gpus: GPUs that one job needs.
         pick: which jobs to run, by how their last run ended: ``all``, ``failed`` (or incomplete) or ``incomplete``.
         time_limit: seconds after which a job is ended and has failed; None for no limit.
-        settings: every option that has a value, by its name without dashes in front (``max-jobs-run``), as text: an
-            engine's own options are among them.
+        settings: every option that begins with ``--`` (and ``-tc``), in the order given, without the dashes and with
+            ``_`` for ``-`` within: ``{"max_jobs_run": "4", "mem": "2G"}``. An engine's own options are among them.
     """
 
     log: str
@@ -93,8 +93,8 @@ def quote(word: str) -> str:
 def parse(words: list[str]) -> Invocation:
     """Read an engine's arguments.
 
-    ``-V`` has no value, ``-pe`` has two, ``--name=value`` has its own; any other option that is not known is passed
-    over with the word after it, for it may belong to another engine.
+    ``-V`` has no value, ``-pe`` has two, ``--name=value`` has its own; any other option has the word after it as its
+    value. What an engine does not know it passes over, for it may belong to another engine.
 
     Raises:
         UserError: a bad option value or range, or no log or command.
@@ -121,26 +121,27 @@ def parse(words: list[str]) -> Invocation:
         log=log,
         command=" ".join(quote(word) for word in rest),
         array=array,
-        max_jobs_run=_at_least_one("--max-jobs-run", settings.get("max-jobs-run")),
-        num_threads=_at_least_one("--num-threads", settings.get("num-threads")) or 1,
+        max_jobs_run=_at_least_one("--max-jobs-run", settings.get("max_jobs_run")),
+        num_threads=_at_least_one("--num-threads", settings.get("num_threads")) or 1,
         gpus=_count("--gpu", settings.get("gpu", "0")),
         pick=_pick(settings.get("pick", "all")),
-        time_limit=_seconds("--time-limit", settings.get("time-limit")),
+        time_limit=_seconds("--time-limit", settings.get("time_limit")),
         settings=settings,
     )
 
 
 def _take_option(rest: list[str], settings: dict[str, str]) -> None:
-    name, equals, value = rest.pop(0).partition("=")
-    if name == "-V":
+    word = rest.pop(0)
+    if word == "-V":
         return
+    if word != "-tc" and not word.startswith("--"):
+        del rest[: 2 if word == "-pe" else 0 if "=" in word else 1]  # -pe smp 4
+        return
+    name, equals, value = word.partition("=")
     if not equals:
         value = rest.pop(0)
-        if name == "-pe" and rest:  # -pe smp 4
-            rest.pop(0)
-            return
-    name = {"-tc": "max-jobs-run"}.get(name, name.lstrip("-").replace("_", "-"))
-    if name == "max-jobs-run" and name in settings:  # the smallest of several counts
+    name = {"-tc": "max_jobs_run"}.get(name, name.lstrip("-").replace("-", "_"))
+    if name == "max_jobs_run" and name in settings:  # the smallest of several counts
         value = str(min(_count("--max-jobs-run", value), _count("--max-jobs-run", settings[name])))
     settings[name] = value
 

@@ -17,18 +17,18 @@ _NAME = re.compile(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.+-]*@)?[A-Za-z0-9_.:][A-Za-z0-9
 
 
 def read_hosts(settings: dict[str, str]) -> dict[str, int]:
-    """Hosts and their slots, in order, from the options ``hosts`` and ``hosts-file``, else from a default file.
+    """Hosts and their slots, in order, from the settings ``hosts`` and ``hosts_file``, else from a default file.
 
     Raises:
         UserError: no hosts, both options, a file that cannot be read, or a line that is not a host; it is named.
     """
-    if "hosts" in settings and "hosts-file" in settings:
+    if "hosts" in settings and "hosts_file" in settings:
         raise UserError("--hosts and --hosts-file exclude each other.")
     if "hosts" in settings:
         entries = [_word(word) for word in settings["hosts"].replace(",", " ").split()]
         place = "--hosts"
     else:
-        place = settings.get("hosts-file") or next((path for path in DEFAULT_FILES if os.path.exists(path)), "")
+        place = settings.get("hosts_file") or next((path for path in DEFAULT_FILES if os.path.exists(path)), "")
         if not place:
             raise UserError(f"Expected --hosts, --hosts-file or a file {' or '.join(DEFAULT_FILES)}: which hosts?")
         entries = _lines(place)

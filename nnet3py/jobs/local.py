@@ -25,17 +25,17 @@ from nnet3py.jobs.blas_threads import blas_threads
 from nnet3py.jobs.command_line import Invocation
 from nnet3py.jobs.interruption import (
     DRIVER_PID,
-    WATCH_SECONDS,
     Terminated,
     driver_is_gone,
     ignore_signals,
     signals_raise,
     signals_wait,
 )
-from nnet3py.jobs.pick import pick
+from nnet3py.jobs.pick import pick, picked_out
 from nnet3py.jobs.report import report
 
-__all__ = ["DRIVER_PID", "WATCH_SECONDS", "Terminated", "driver_is_gone", "run", "slot_count"]
+# The names of other modules are for engines that look for them here.
+__all__ = ["DRIVER_PID", "Terminated", "driver_is_gone", "picked_out", "report", "run", "signals_raise", "slot_count"]
 
 _GRACE_SECONDS = 3.0
 _POLL_SECONDS = 0.05

@@ -10,14 +10,14 @@ from nnet3py.jobs.command_line import Invocation
 
 def pick(invocation: Invocation) -> tuple[deque[int | None], list[int | None]]:
     """The numbers of the jobs to run, and of those that are not run again although they failed."""
-    reasons = {number: _passed_over(invocation, number) for number in invocation.numbers()}
+    reasons = {number: picked_out(invocation, number) for number in invocation.numbers()}
     return (
         deque(number for number, reason in reasons.items() if not reason),
         [number for number, reason in reasons.items() if reason == "failed"],
     )
 
 
-def _passed_over(invocation: Invocation, number: int | None) -> str:
+def picked_out(invocation: Invocation, number: int | None) -> str:
     """Why a job is not to run: "done", "failed", or "" where it is to run."""
     if invocation.pick == "all":
         return ""

@@ -53,6 +53,7 @@ DEFAULT_SILENCE = 120.0
 _TICK_SECONDS = 0.5
 _BEAT_SECONDS = 5.0
 _CONNECT_SECONDS = 15
+_BEGIN_SECONDS = 60.0  # from ssh's start to the job's: a login may hang where the network does not
 _MOST_CONNECTING = 4  # to one host at a time: sshd drops some of more than 10 (MaxStartups)
 _MOST_LOSSES = 3
 _LAST_WORDS_SECONDS = 5.0  # from a job's end, or the order to end it, until its ssh is ended
@@ -135,7 +136,7 @@ class _Engine:
         settings = invocation.settings
         self.invocation = invocation
         self.hosts = [_Host(name, slots) for name, slots in read_hosts(settings).items()]
-        self.silence = _silence_limit(settings.get("silence-limit"))
+        self.silence = _silence_limit(settings.get("silence_limit"))
         self.ssh = _ssh_words(settings.get("ssh", "ssh"), self.silence)
         self.environment = _environment(invocation)
         self.secret = os.urandom(16).hex()
@@ -225,6 +226,7 @@ class _Engine:
             os.set_blocking(feed, False)
             os.set_blocking(answers, False)
             job = _Job(number, host, self._slots_on(host), path, descriptor, feed, answers, text, time.monotonic())
+            job.deadline = job.started + _BEGIN_SECONDS
             self.running[pid] = job
             self.selector.register(feed, selectors.EVENT_WRITE, job)
             self.selector.register(answers, selectors.EVENT_READ, job)
@@ -311,6 +313,7 @@ class _Engine:
         what, _, detail = answer.partition(" ")
         if what == "began":
             job.began = time.monotonic()
+            job.deadline = None
             job.host.connecting -= 1
             job.host.failures = 0
         elif what == "refused":
@@ -334,14 +337,10 @@ class _Engine:
                 if job.feed is not None and job.began is not None and not job.to_send:
                     with contextlib.suppress(BlockingIOError, BrokenPipeError):
                         os.write(job.feed, b"\n")
+        limit = math.inf if self.invocation.time_limit is None else self.invocation.time_limit
         for pid, job in self.running.items():
-            limit = self.invocation.time_limit
-            if (
-                limit is not None
-                and not job.over_time
-                and job.ended is None
-                and now - (job.began or job.started) > limit
-            ):
+            at_work = job.began is not None and job.ended is None and not job.over_time
+            if at_work and now - (job.began or now) > limit:
                 job.over_time = True
                 os.write(job.descriptor, log_file.over_time("run-ssh", limit).encode())
                 self._ask_to_end(job)
@@ -391,6 +390,8 @@ class _Engine:
     def _why_lost(self, job: _Job, ssh_status: int) -> str:
         if job.silent:
             return f"it heard nothing from here for {self.silence:g} seconds."
+        if job.began is None and job.deadline is not None and time.monotonic() > job.deadline:
+            return f"nothing came of the connection within {_BEGIN_SECONDS:g} seconds."
         if job.messages:
             return " / ".join(job.messages[-2:])
         return f"ssh ended with status {ssh_status} and said nothing."

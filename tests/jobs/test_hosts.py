@@ -13,7 +13,7 @@ from nnet3py.jobs.hosts import read_hosts
 def test_a_file_has_hosts_slots_users_and_comments(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     path.write_text("# ours\nnode1 4\n\n  me@node-2.example.org\t2  # the old one\nnode3\nnode1 1\nfe80::1%eth0 2\n")
-    hosts = read_hosts({"hosts-file": str(path)})
+    hosts = read_hosts({"hosts_file": str(path)})
     assert list(hosts.items()) == [("node1", 5), ("me@node-2.example.org", 2), ("node3", 1), ("fe80::1%eth0", 2)]
 
 
@@ -49,7 +49,7 @@ def test_a_line_that_is_not_a_host_is_refused_by_its_number(text: str, complaint
     path = tmp_path / "hosts"
     path.write_text(text)
     with pytest.raises(UserError, match=complaint):
-        read_hosts({"hosts-file": str(path)})
+        read_hosts({"hosts_file": str(path)})
 
 
 @pytest.mark.parametrize("option", ["a:0", "a:x", "-F", "", "a b:"])
@@ -63,6 +63,6 @@ def test_no_list_or_two_lists_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="conf/hosts"):
         read_hosts({})
     with pytest.raises(UserError, match="Cannot read"):
-        read_hosts({"hosts-file": "missing"})
+        read_hosts({"hosts_file": "missing"})
     with pytest.raises(UserError, match="exclude"):
-        read_hosts({"hosts-file": "x", "hosts": "a"})
+        read_hosts({"hosts_file": "x", "hosts": "a"})

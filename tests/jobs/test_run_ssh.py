@@ -19,10 +19,9 @@ from nnet3py.jobs.interruption import DRIVER_PID
 TWO = ("--hosts", "a:2 b:2")
 
 
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[SshHosts]:
-    with ssh_hosts("ab") as running:
-        yield running
+@pytest.fixture
+def hosts(ssh: SshHosts) -> SshHosts:
+    return ssh
 
 
 @pytest.fixture
