@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,23 @@ def sshd() -> str:
 class SshHosts:
     """Running hosts: run-ssh finds them with ``options`` in front of its others, or in ``environment``."""
 
-    def __init__(self, folder: Path, names: str = "ab", *, unshared: dict[str, Path] | None = None) -> None:
-        """``names`` are single letters from a on. The host ``name`` has an empty folder at ``unshared[name]``."""
+    def __init__(
+        self,
+        folder: Path,
+        names: str = "ab",
+        *,
+        unshared: dict[str, Path] | None = None,
+        machines: dict[str, Machine] | None = None,
+    ) -> None:
+        """``names`` are single letters from a on.
+
+        The host ``name`` has an empty folder at ``unshared[name]``, and the network of ``machines[name]``.
+        """
         self.folder = folder
-        self.addresses = {name: f"127.0.0.{ord(name) - ord('a') + 2}" for name in names}
-        self.port = _free_port(list(self.addresses.values()))
+        self._machines = machines or {}
+        loopback = {name: f"127.0.0.{ord(name) - ord('a') + 2}" for name in names if name not in self._machines}
+        self.addresses = loopback | {name: machine.address for name, machine in self._machines.items()}
+        self.port = _free_port(list(loopback.values()) or ["127.0.0.2"])
         self.known_hosts = folder / "known_hosts"
         self._unshared = unshared or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -74,20 +87,22 @@ class SshHosts:
             f"AuthorizedKeysFile {self.folder}/authorized_keys\nStrictModes no\nUsePAM no\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n"
         )
-        words = [sshd(), "-D", "-f", str(config), "-E", str(self.folder / f"sshd_{name}.log")]
+        log = self.folder / f"sshd_{name}.log"
+        log.write_text("")
+        words = [sshd(), "-D", "-f", str(config), "-E", str(log)]
         if name in self._unshared:
             place = shlex.quote(str(self._unshared[name]))
             text = f"mount -t tmpfs none {place} && exec {shlex.join(words)}"
             words = ["unshare", "--mount", "bash", "-c", text]
+        if name in self._machines:
+            words = ["ip", "netns", "exec", self._machines[name].namespace, *words]
         if os.getuid() == 0:
             os.makedirs("/run/sshd", exist_ok=True)  # sshd started by root wants this very folder
         self._processes[name] = subprocess.Popen(words, stdin=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((address, self.port), 1):
-                return
-            assert self._processes[name].poll() is None, (self.folder / f"sshd_{name}.log").read_text()
-            assert time.monotonic() < deadline, "sshd does not answer"
+        deadline = time.monotonic() + 30
+        while "Server listening on" not in log.read_text():
+            assert self._processes[name].poll() is None, log.read_text()
+            assert time.monotonic() < deadline, "sshd does not listen"
             time.sleep(0.02)
 
     def kill_sessions(self, name: str) -> None:
@@ -147,17 +162,68 @@ def _parents() -> dict[int, tuple[int, str]]:
     return found
 
 
+@dataclass(frozen=True)
+class Machine:
+    """A network namespace that a cable joins to ``here``, another one; the cable can be pulled."""
+
+    namespace: str
+    address: str
+    here: str
+    cable: str
+
+    def pull_the_cable(self) -> None:
+        """From now on nothing arrives on either side, and neither is told."""
+        subprocess.run(["ip", "-n", self.here, "link", "set", self.cable, "down"], check=True)
+
+
 @contextlib.contextmanager
-def ssh_hosts(names: str = "ab", *, down: str = "", unshared: dict[str, Path] | None = None) -> Iterator[SshHosts]:
-    """Hosts that run until the end of the block, but for those that are down; checks that a login works."""
+def machines(names: str) -> Iterator[dict[str, Machine]]:
+    """Machines of these names and a namespace ``here`` from which they are reached.
+
+    This machine's own network is not touched. Skipped where namespaces cannot be made.
+    """
+    if shutil.which("ip") is None:
+        pytest.skip("no ip: install Debian's iproute2")
+    here = f"nnet3py-{os.getpid()}"
+    made = {
+        name: Machine(f"{here}-{name}", f"10.0.{number}.2", here, f"cable-{name}") for number, name in enumerate(names)
+    }
+    steps = [["ip", "netns", "add", here]]
+    for machine in made.values():
+        inside = ["ip", "-n", machine.namespace]
+        steps += [
+            ["ip", "netns", "add", machine.namespace],
+            ["ip", "-n", here, "link", "add", machine.cable, "type", "veth", "peer", "far", "netns", machine.namespace],
+            ["ip", "-n", here, "address", "add", f"{machine.address[:-1]}1/24", "dev", machine.cable],
+            ["ip", "-n", here, "link", "set", machine.cable, "up"],
+            [*inside, "address", "add", f"{machine.address}/24", "dev", "far"],
+            [*inside, "link", "set", "far", "up"],
+            [*inside, "link", "set", "lo", "up"],
+        ]
+    try:
+        for words in steps:
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode != 0:
+                pytest.skip(f"no network namespaces here: {shlex.join(words)}: {done.stderr.strip()}")
+        yield made
+    finally:  # the cables go with them
+        for namespace in [here, *(machine.namespace for machine in made.values())]:
+            subprocess.run(["ip", "netns", "delete", namespace], capture_output=True)
+
+
+@contextlib.contextmanager
+def ssh_hosts(
+    names: str = "ab", *, unshared: dict[str, Path] | None = None, machines: dict[str, Machine] | None = None
+) -> Iterator[SshHosts]:
+    """Hosts that run until the end of the block; checks that a login works, but for machines, which are far away."""
     sshd()
     with tempfile.TemporaryDirectory(prefix="ssh-hosts-") as folder:
-        hosts = SshHosts(Path(folder), names, unshared=unshared)
+        hosts = SshHosts(Path(folder), names, unshared=unshared, machines=machines)
         try:
             for name in names:
-                if name not in down:
-                    hosts.start(name)
-            _check_login(hosts, next(name for name in names if name not in down))
+                hosts.start(name)
+            if names[0] not in (machines or {}):
+                _check_login(hosts, names[0])
             yield hosts
         finally:
             hosts.stop_all()

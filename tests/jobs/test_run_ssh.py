@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ssh_hosts import SshHosts, ssh_hosts
+from ssh_hosts import SshHosts, machines, ssh_hosts
 
 from nnet3py.jobs import log_file
 from nnet3py.jobs.interruption import DRIVER_PID
@@ -328,6 +328,25 @@ def test_a_host_that_hears_nothing_any_more_ends_its_job(hosts: SshHosts, tmp_pa
     assert engine.returncode == 0, errors
     assert len((tmp_path / "pids").read_text().split()) == 2
     assert "# Lost before on a: it heard nothing from here for 2 seconds." in (tmp_path / "x.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_cable_that_is_pulled_ends_the_job_there_before_another_machine_has_it(tmp_path: Path) -> None:
+    (tmp_path / "job.sh").write_text("echo $$ >> pids; [ -e go ] || sleep 90\n")
+    words = ["--silence-limit", "8", "--hosts", "a b", "x.log", "bash", "job.sh"]
+    with machines("ab") as two, ssh_hosts("ab", machines=two) as hosts:
+        command = ["ip", "netns", "exec", two["a"].here, "run-ssh", *hosts.options, *words]
+        engine = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        pid = pid_in(tmp_path / "pids")
+        two["a"].pull_the_cable()
+        wait_until(lambda: not alive(pid), 40)
+        assert len((tmp_path / "pids").read_text().split()) == 1  # nobody else has started it yet
+        (tmp_path / "go").touch()
+        _, errors = engine.communicate(timeout=60)
+    assert engine.returncode == 0, errors
+    assert "Host a is lost" in errors
+    assert host_of(tmp_path / "x.log") == "b"
+    assert len((tmp_path / "pids").read_text().split()) == 2
 
 
 def test_a_job_that_runs_too_long_is_ended_and_has_failed(hosts: SshHosts, tmp_path: Path) -> None:
