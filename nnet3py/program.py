@@ -21,7 +21,8 @@ from typing import Any
 
 # One thread in the BLAS unless the user says otherwise: jobs share a machine, and the order of a product's sums, hence
 # the last bits of the result, depends on the number of threads. It must be set before NumPy is first imported.
-for _variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+for _variable in _BLAS_THREADS:
     os.environ.setdefault(_variable, "1")
 
 import click  # noqa: E402
@@ -31,6 +32,11 @@ from nnet3py.errors import UserError  # noqa: E402
 
 argument = click.argument
 option = click.option
+
+
+def use_one_blas_thread() -> None:
+    """Whatever the environment says: for a program that has threads of its own, before NumPy is first imported."""
+    os.environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
 
 
 def option_without_effect(*names: str, **settings: Any) -> Callable[[Any], Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import grid_engine_cluster
 import pytest
 import slurm_cluster
+import ssh_hosts
 
 ROOT = Path(__file__).resolve().parent.parent
 # The programs of this checkout come first, then the Python that runs the tests.
@@ -49,3 +50,10 @@ def grid_engine() -> Iterator[grid_engine_cluster.GridEngineCluster]:
         pytest.skip(f"no Grid Engine to start: {missing}")
     with grid_engine_cluster.running_cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def ssh() -> Iterator[ssh_hosts.SshHosts]:
+    """Two real sshd, the hosts a and b, for as long as the tests run; nothing may break them."""
+    with ssh_hosts.ssh_hosts("ab") as hosts:
+        yield hosts

@@ -13,7 +13,11 @@ from example_directory import make_example_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = sorted(path.name for path in (ROOT / "bin").iterdir())
-SCHEDULERS = {"run-slurm": "slurm", "run-sge": "grid_engine"}  # the fixtures that start what a program needs
+SCHEDULERS = {
+    "run-slurm": "slurm",
+    "run-sge": "grid_engine",
+    "run-ssh": "ssh",
+}  # the fixtures that start what a program needs
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import IO
 
 from nnet3py.errors import UserError
 from nnet3py.jobs import log_file
-from nnet3py.jobs.local import DRIVER_PID
+from nnet3py.jobs.interruption import DRIVER_PID
 
 _PLAIN = re.compile(r"[\w@%+=:,./~^-]+")
 _END_SECONDS = 10.0

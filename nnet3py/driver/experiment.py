@@ -21,7 +21,7 @@ from types import FrameType
 from typing import IO, Any
 
 from nnet3py.errors import UserError
-from nnet3py.jobs.local import WATCH_SECONDS, driver_is_gone
+from nnet3py.jobs.interruption import WATCH_SECONDS, driver_is_gone
 from nnet3py.temporary_files import replacing
 
 _MODEL = re.compile(r"(\d+)\.raw")

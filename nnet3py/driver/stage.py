@@ -11,7 +11,7 @@ from nnet3py.driver.engine import Engine
 from nnet3py.driver.experiment import Experiment
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.errors import UserError
-from nnet3py.jobs.local import DRIVER_PID
+from nnet3py.jobs.interruption import DRIVER_PID
 
 DIAGNOSTIC_SETS = ("valid", "train")
 """Sets of examples that every model is tried on: ``<name>_diagnostic.egs`` of the examples."""

@@ -10,6 +10,7 @@ Source: Kaldi egs/wsj/s5/utils/parallel/run.pl.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Invocation:
         num_threads: cores that one job keeps busy.
         gpus: GPUs that one job needs.
         pick: which jobs to run, by how their last run ended: ``all``, ``failed`` (or incomplete) or ``incomplete``.
+        time_limit: seconds after which a job is ended and has failed; None for no limit.
         settings: every option that begins with ``--`` (and ``-tc``), in the order given, without the dashes and with
             ``_`` for ``-`` within: ``{"max_jobs_run": "4", "mem": "2G"}``. A queue's configuration gives them meaning.
         passed_on: the words of all other options, such as ``-q all.q``, which a queue gets as they are.
@@ -60,6 +62,7 @@ class Invocation:
     num_threads: int = 1
     gpus: int = 0
     pick: str = "all"
+    time_limit: float | None = None
     settings: dict[str, str] = field(default_factory=dict)
     passed_on: tuple[str, ...] = ()
 
@@ -125,6 +128,7 @@ def parse(words: list[str]) -> Invocation:
         num_threads=_at_least_one("--num-threads", settings.get("num_threads")) or 1,
         gpus=_count("--gpu", settings.get("gpu", "0")),
         pick=_pick(settings.get("pick", "all")),
+        time_limit=_seconds("--time-limit", settings.get("time_limit")),
         settings=settings,
         passed_on=tuple(passed_on),
     )
@@ -176,6 +180,18 @@ def _at_least_one(option: str, value: str | None) -> int | None:
     if number < 1:
         raise UserError(f"Option {option} needs a count of at least 1, found {value!r}.")
     return number
+
+
+def _seconds(option: str, value: str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < math.inf:
+        raise UserError(f"Option {option} needs a number of seconds above 0, found {value!r}.")
+    return seconds
 
 
 def _pick(value: str) -> str:

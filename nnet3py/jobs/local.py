@@ -1,8 +1,12 @@
 """Run jobs on this machine, so many at once.
 
 Each job is a bash of its own in a process group of its own: when this program is interrupted or terminated, every
-program of every job is ended with it. A driver that starts this program sets the environment variable
-:data:`DRIVER_PID` to its own process number; should the driver die without a word (``kill -9``), the jobs end too.
+program of every job is ended with it (see :mod:`nnet3py.jobs.interruption`). A job that runs longer than
+``--time-limit`` is ended in the same way.
+
+``--mem`` limits nothing. A limit on the address space (``RLIMIT_AS``, ``RLIMIT_DATA``) counts what a BLAS reserves for
+each thread and never touches, so it ends jobs that use little; a limit on what is resident does not exist for
+processes, only for control groups, which an ordinary user cannot make everywhere.
 
 Source of the rules for slots: Kaldi egs/wsj/s5/utils/parallel/run.pl.
 """
@@ -12,35 +16,27 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType
 
-from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.jobs import log_file
+from nnet3py.jobs.blas_threads import blas_threads
 from nnet3py.jobs.command_line import Invocation
+from nnet3py.jobs.interruption import (
+    DRIVER_PID,
+    Terminated,
+    driver_is_gone,
+    ignore_signals,
+    signals_raise,
+    signals_wait,
+)
+from nnet3py.jobs.pick import pick
+from nnet3py.jobs.report import report
 
-DRIVER_PID = "NNET3PY_DRIVER_PID"
-WATCH_SECONDS = 0.5
 _GRACE_SECONDS = 3.0
-_REPORTED_FAILURES = 3
-
-
-class Terminated(BaseException):
-    """A signal asked for the end; not an Exception, so that nothing swallows it on its way."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-def driver_is_gone() -> bool:
-    """Whether the driver that :data:`DRIVER_PID` names is not this process's parent (any more)."""
-    return os.environ.get(DRIVER_PID) != str(os.getppid())
+_POLL_SECONDS = 0.05
+_TIMED_OUT = 124  # the status that timeout(1) gives
 
 
 @dataclass
@@ -49,6 +45,8 @@ class _Job:
     log: str
     descriptor: int
     started: float
+    gpus: str | None = None
+    over_time: float | None = None  # when it was asked to end because of --time-limit
 
 
 def run(invocation: Invocation) -> int:
@@ -58,12 +56,12 @@ def run(invocation: Invocation) -> int:
 
     Raises:
         Terminated: a signal came; every job has been ended by then.
-        UserError: a log cannot be written or bash cannot be started.
+        UserError: a log cannot be written, bash cannot be started, or there are too few GPUs.
     """
-    waiting = deque(number for number in invocation.numbers() if not picked_out(invocation, number))
-    failed = [number for number in invocation.numbers() if picked_out(invocation, number) == "failed"]
+    waiting, failed = pick(invocation)
     running: dict[int, _Job] = {}
-    slots = slot_count(invocation)
+    gpus = _free_gpus(invocation)
+    slots = slot_count(invocation) if not invocation.gpus else min(len(gpus), invocation.max_jobs_run or len(gpus))
     started_by_driver = not driver_is_gone()
     with signals_raise():
         try:
@@ -71,11 +69,16 @@ def run(invocation: Invocation) -> int:
                 while waiting and len(running) < slots:
                     if started_by_driver and driver_is_gone():
                         raise Terminated(signal.SIGHUP)
-                    _start(invocation, waiting.popleft(), running)
-                pid, status = os.waitpid(-1, 0)
+                    _start(invocation, waiting.popleft(), running, gpus.pop(0) if gpus else None)
+                pid, status = _wait(invocation, running)
                 job = running.pop(pid, None)
-                if job is not None and _finish(invocation, job, status) != 0:
-                    failed.append(job.number)
+                if job is not None:
+                    if job.over_time is not None:
+                        _end_group(pid, job.over_time + _GRACE_SECONDS)
+                    if invocation.gpus:
+                        gpus.append(job.gpus)
+                    if _finish(invocation, job, status) != 0:
+                        failed.append(job.number)
         except BaseException:
             _end_all(invocation, running)
             raise
@@ -85,11 +88,9 @@ def run(invocation: Invocation) -> int:
 
 
 def slot_count(invocation: Invocation) -> int:
-    """How many jobs run at once: what was asked for, else what the machine's cores (or GPUs) hold."""
+    """How many jobs without GPUs run at once: what was asked for, else what the machine's cores hold."""
     if invocation.max_jobs_run is not None:
         return invocation.max_jobs_run
-    if invocation.gpus:
-        return max(1, _gpu_count() // invocation.gpus)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     slots = max(1, cores // invocation.num_threads)
     jobs = len(invocation.numbers())
@@ -97,89 +98,75 @@ def slot_count(invocation: Invocation) -> int:
     return jobs if slots < jobs < 1.4 * slots else slots
 
 
-def _gpu_count() -> int:
-    import subprocess  # only here: the import takes as long as starting a small job
+def _free_gpus(invocation: Invocation) -> list[str | None]:
+    """What jobs that run together have as CUDA_VISIBLE_DEVICES; None leaves the variable alone."""
+    if not invocation.gpus:
+        return []
+    from nnet3py.jobs.gpus import share_out  # only here: its imports take as long as starting a small job
 
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        log.warning("nvidia-smi does not say how many GPUs there are: running one job at a time.")
-        return 1
-    return max(1, len(listing.splitlines()))
-
-
-def picked_out(invocation: Invocation, number: int | None) -> str:
-    """Why a job is not to run under ``--pick``: "done", "failed", or "" where it is to run."""
-    if invocation.pick == "all":
-        return ""
-    status = log_file.status(invocation.log_of(number))
-    if status == 0:
-        return "done"
-    return "failed" if status is not None and invocation.pick == "incomplete" else ""
+    shares = share_out(invocation.gpus)
+    return [None] if shares is None else list(shares)
 
 
-@contextlib.contextmanager
-def signals_raise() -> Iterator[None]:
-    """Signals that ask for the end raise :class:`Terminated`; so does the death of the driver that started us."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise Terminated(number)
-
-    def watch(number: int, frame: FrameType | None) -> None:
-        if driver_is_gone():
-            raise Terminated(signal.SIGHUP)
-
-    handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), terminate)
-    if not driver_is_gone():
-        handlers[signal.SIGALRM] = watch
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    timer = signal.getitimer(signal.ITIMER_REAL)
-    if signal.SIGALRM in handlers:
-        signal.setitimer(signal.ITIMER_REAL, WATCH_SECONDS, WATCH_SECONDS)
-    try:
-        yield
-    finally:
-        if signal.SIGALRM in handlers:
-            signal.setitimer(signal.ITIMER_REAL, *timer)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _start(invocation: Invocation, number: int | None, running: dict[int, _Job]) -> None:
+def _start(invocation: Invocation, number: int | None, running: dict[int, _Job], gpus: str | None) -> None:
     """Start bash, hand it the command on its standard input (an argument could be too long), and note the job."""
     path = invocation.log_of(number)
     command = invocation.command_of(number)
     descriptor = log_file.create(path)
     os.write(descriptor, log_file.header(command).encode("utf-8", "surrogateescape"))
+    environment = {**os.environ, **blas_threads(invocation.num_threads)}
+    environment.pop(DRIVER_PID, None)
+    if gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus
     script, feed = os.pipe()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM))
-    try:  # a signal between the start and the note would leave the job behind
-        pid = os.posix_spawnp(
-            "bash",
-            ["bash"],
-            {name: value for name, value in os.environ.items() if name != DRIVER_PID},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, script, 0),
-                (os.POSIX_SPAWN_DUP2, descriptor, 1),
-                (os.POSIX_SPAWN_DUP2, descriptor, 2),
-            ],
-            setpgroup=0,
-            setsigmask=blocked,
-            setsigdef=[signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE],
-        )
-        running[pid] = _Job(number, path, descriptor, time.monotonic())
-    except OSError as problem:
-        os.close(descriptor)
-        raise UserError(f"Cannot start bash: {problem.strerror}.") from problem
-    finally:
-        os.close(script)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    with signals_wait() as mask:  # a signal between the start and the note would leave the job behind
+        try:
+            pid = os.posix_spawnp(
+                "bash",
+                ["bash"],
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, script, 0),
+                    (os.POSIX_SPAWN_DUP2, descriptor, 1),
+                    (os.POSIX_SPAWN_DUP2, descriptor, 2),
+                ],
+                setpgroup=0,
+                setsigmask=mask,
+                setsigdef=[signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE],
+            )
+            running[pid] = _Job(number, path, descriptor, time.monotonic(), gpus)
+        except OSError as problem:
+            os.close(descriptor)
+            raise UserError(f"Cannot start bash: {problem.strerror}.") from problem
+        finally:
+            os.close(script)
     with contextlib.suppress(BrokenPipeError), open(feed, "wb") as stream:
         stream.write(f"( {command} )\n".encode("utf-8", "surrogateescape"))
 
 
+def _wait(invocation: Invocation, running: dict[int, _Job]) -> tuple[int, int]:
+    """The process and the wait status of the next one to end; what runs too long is asked, then made to end."""
+    if invocation.time_limit is None:
+        return os.waitpid(-1, 0)
+    while True:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            return pid, status
+        now = time.monotonic()
+        for pid, job in running.items():
+            if job.over_time is None and now - job.started > invocation.time_limit:
+                job.over_time = now
+                os.write(job.descriptor, log_file.over_time("run-local", invocation.time_limit).encode())
+                _signal_group(pid, signal.SIGTERM)
+            elif job.over_time is not None and now - job.over_time > _GRACE_SECONDS:
+                _signal_group(pid, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+
+
 def _finish(invocation: Invocation, job: _Job, wait_status: int) -> int:
     status = os.waitstatus_to_exitcode(wait_status)
+    if job.over_time is not None:
+        status = status or _TIMED_OUT
     lines = log_file.footer(status, time.monotonic() - job.started, invocation.num_threads)
     os.write(job.descriptor, lines.encode())
     os.close(job.descriptor)
@@ -188,17 +175,17 @@ def _finish(invocation: Invocation, job: _Job, wait_status: int) -> int:
 
 def _end_all(invocation: Invocation, running: dict[int, _Job]) -> None:
     """Ask every job's processes to end, then make them; write the logs' last lines."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # already on our way out
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    _signal_groups(running, signal.SIGTERM)
+    ignore_signals()
+    for pid in running:
+        _signal_group(pid, signal.SIGTERM)
     deadline = time.monotonic() + _GRACE_SECONDS
     left = dict(running)
     while left and time.monotonic() < deadline:
         _collect(invocation, left, os.WNOHANG)
         if left:
             time.sleep(0.02)
-    _signal_groups(running, signal.SIGKILL)  # also what outlived its bash
+    for pid in running:
+        _end_group(pid, deadline)
     while left:
         _collect(invocation, left, 0)
 
@@ -210,24 +197,19 @@ def _collect(invocation: Invocation, left: dict[int, _Job], flags: int) -> None:
             _finish(invocation, left.pop(pid), status)
 
 
-def _signal_groups(running: dict[int, _Job], number: int) -> None:
-    for pid in running:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, number)
+def _end_group(pid: int, deadline: float) -> None:
+    """Give what is left of a job that was asked to end until ``deadline`` to tidy up (bash itself ends at once)."""
+    while time.monotonic() < deadline and _signal_group(pid, 0):
+        time.sleep(0.02)
+    _signal_group(pid, signal.SIGKILL)
 
 
-def report(invocation: Invocation, failed: list[int | None]) -> None:
-    """Say which jobs failed on standard error: the logs' names, and the last lines of the first few."""
-    count = len(invocation.numbers())
-    failed = sorted(failed, key=lambda number: number or 0)
-    if count == 1:
-        log.error(f"The job failed; its log is {invocation.log_of(failed[0])}, which ends:")
-    else:
-        numbers = ", ".join(str(number) for number in failed[:20]) + (" ..." if len(failed) > 20 else "")
-        pattern = invocation.log.replace(invocation.array.name, "*") if invocation.array else invocation.log
-        log.error(f"{len(failed)} of {count} jobs failed ({numbers}); the logs are {pattern}:")
-    for number in failed[:_REPORTED_FAILURES]:
-        if count > 1:
-            sys.stderr.write(f"  {invocation.log_of(number)} ends:\n")
-        for line in log_file.last_lines(invocation.log_of(number)):
-            sys.stderr.write(f"    {line}\n")
+def _signal_group(pid: int, number: int) -> bool:
+    """Send a signal to every process of a job; whether there are any."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

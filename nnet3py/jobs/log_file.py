@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Sequence
 
 from nnet3py.errors import UserError
 
@@ -17,9 +18,10 @@ _FINISHED = re.compile(rb"^# Finished at .* with status (\d+)()$", re.MULTILINE)
 _ACCOUNTING = re.compile(rb"^# Accounting: time=(\d+) ", re.MULTILINE)
 
 
-def header(command: str) -> str:
-    """The lines before a job's output."""
-    return f"# {command}\n# Started at {_date()}\n#\n"
+def header(command: str, remarks: Sequence[str] = ()) -> str:
+    """The lines before a job's output, with an engine's remarks, one a line (``Running on host7``)."""
+    lines = "".join(f"# {' '.join(remark.split())}\n" for remark in remarks)
+    return f"# {command}\n# Started at {_date()}\n{lines}#\n"
 
 
 def footer(status: int, seconds: float, threads: int = 1) -> str:
@@ -30,6 +32,11 @@ def footer(status: int, seconds: float, threads: int = 1) -> str:
         f"# Accounting: time={elapsed} threads={threads}\n"
         f"# Ended ({ending}) at {_date()}, elapsed time {elapsed} seconds\n"
     )
+
+
+def over_time(engine: str, seconds: float) -> str:
+    """A line among a job's output, when an engine ends it because of ``--time-limit``."""
+    return f"{engine}: the job has run longer than --time-limit={seconds:g} seconds: it is ended.\n"
 
 
 def _date() -> str:

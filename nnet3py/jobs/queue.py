@@ -18,7 +18,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,7 +27,9 @@ from nnet3py import log, temporary_files
 from nnet3py.errors import UserError
 from nnet3py.jobs import job_script, log_file, queue_conf
 from nnet3py.jobs.command_line import Invocation
-from nnet3py.jobs.local import picked_out, report, signals_raise
+from nnet3py.jobs.interruption import ignore_signals, signals_raise
+from nnet3py.jobs.pick import pick
+from nnet3py.jobs.report import report
 from nnet3py.jobs.scheduler import Scheduler, State, Submission, UnreachableError
 
 _OWN_OPTIONS = ("config", "pick", "wait_for_files", "poll_interval")
@@ -63,14 +64,12 @@ def run(invocation: Invocation, scheduler: Scheduler) -> int:
     command = _command(invocation, scheduler)
     wait_for_files = _seconds(invocation, "wait_for_files", _WAIT_FOR_FILES)
     poll_interval = _seconds(invocation, "poll_interval", _POLL_INTERVAL)
-    why_not = {number: picked_out(invocation, number) for number in invocation.numbers()}
-    failed = [number for number, why in why_not.items() if why == "failed"]
-    numbers = [number for number, why in why_not.items() if not why]
-    if numbers:
+    waiting, failed = pick(invocation)
+    if waiting:
         with signals_raise():
             call = _Call(invocation, scheduler, wait_for_files, poll_interval)
             try:
-                call.submit(command, numbers)
+                call.submit(command, list(waiting))
                 failed += call.follow()
             except BaseException:
                 call.cancel()
@@ -309,9 +308,7 @@ class _Call:
 
     def cancel(self) -> None:
         """Take the jobs out of the queue and wait a little for their end."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # already on our way out
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        ignore_signals()
         deadline = time.monotonic() + _CANCEL_SECONDS
         names = [array.id for array in self._arrays] + ([self._submitting] if self._submitting else [])
         for name in names:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nnet3py.errors import UserError
-from nnet3py.jobs.local import DRIVER_PID
+from nnet3py.jobs.interruption import DRIVER_PID
 
 _QUESTION_SECONDS = 120.0
 

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from nnet3py.errors import UserError
-from nnet3py.jobs import command_line, local, log_file
+from nnet3py.jobs import blas_threads, command_line, local, log_file
+from nnet3py.jobs.interruption import DRIVER_PID
 
 
-def run_local(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["run-local", *words], cwd=cwd, capture_output=True, text=True)
+def run_local(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, **environment}
+    return subprocess.run(["run-local", *words], cwd=cwd, capture_output=True, text=True, env=variables)
 
 
 def output_of(log: Path) -> list[str]:
@@ -209,7 +211,7 @@ def test_jobs_end_when_the_driver_that_asked_for_them_is_killed(tmp_path: Path) 
             sys.executable,
             "-c",
             "import os, subprocess, time\n"
-            f"os.environ['{local.DRIVER_PID}'] = str(os.getpid())\n"
+            f"os.environ['{DRIVER_PID}'] = str(os.getpid())\n"
             "subprocess.Popen(['run-local', 'x.log', 'bash', '-c', 'echo $$ > pid; sleep 60; true'])\n"
             "time.sleep(60)\n",
         ],
@@ -235,3 +237,112 @@ def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("ERROR (") == 1
     assert "log/x.log" in done.stderr
+
+
+def test_a_programs_last_moments_are_its_own_when_the_engine_is_ended(tmp_path: Path) -> None:
+    """A program tidies up at SIGTERM although the bash above it is gone at once."""
+    (tmp_path / "job.sh").write_text("trap 'sleep 0.5; touch tidied; exit' TERM\ntouch started\nsleep 60 & wait\n")
+    engine = subprocess.Popen(
+        ["run-local", "x.log", "bash", "job.sh", "&&", "true"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    wait_until((tmp_path / "started").exists)
+    engine.terminate()
+    engine.wait(10)
+    assert (tmp_path / "tidied").exists()
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_job_that_runs_too_long_is_ended_and_has_failed(stubborn: bool, tmp_path: Path) -> None:
+    trap = "trap '' TERM; " if stubborn else "trap 'exit 0' TERM; "
+    script = trap + "echo $$ > pid.JOB; if [ JOB = 2 ]; then for i in {1..600}; do sleep 0.1; done; fi"
+    start = time.monotonic()
+    done = run_local("--time-limit", "0.5", "JOB=1:3", "x.JOB.log", "bash", "-c", script, cwd=tmp_path)
+    assert time.monotonic() - start < 10
+    assert done.returncode == 1
+    assert "1 of 3 jobs failed (2)" in done.stderr
+    assert "longer than --time-limit=0.5 seconds" in done.stderr
+    assert log_file.status(str(tmp_path / "x.2.log")) not in (0, None)
+    assert log_file.status(str(tmp_path / "x.3.log")) == 0
+    assert not alive(int((tmp_path / "pid.2").read_text()))
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "soon", "nan", "inf"])
+def test_a_bad_time_limit_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match="time-limit"):
+        command_line.parse(["--time-limit", value, "x.log", "true"])
+
+
+def test_a_jobs_blas_has_the_threads_that_the_engine_counts(tmp_path: Path) -> None:
+    show = [f"${name}" for name in blas_threads.VARIABLES]
+    environment = {name: value for name, value in os.environ.items() if name not in blas_threads.VARIABLES}
+
+    def seen(*options: str, **more: str) -> list[str]:
+        subprocess.run(["run-local", *options, "x.log", "echo", *show], cwd=tmp_path, env={**environment, **more})
+        return output_of(tmp_path / "x.log")
+
+    assert seen() == ["1 1 1"]
+    assert seen("--num-threads", "3") == ["3 3 3"]
+    assert seen("--num-threads", "3", OMP_NUM_THREADS="2") == ["3 2 3"]
+
+
+def stand_in_nvidia_smi(folder: Path, gpus: int) -> str:
+    """A PATH with an nvidia-smi that lists so many GPUs, one of them in parts."""
+    (folder / "bin").mkdir()
+    lines = [f"GPU {number}: NVIDIA H100 (UUID: GPU-{number})" for number in range(gpus)]
+    lines.insert(1, "  MIG 1g.10gb Device 0: (UUID: MIG-0)")
+    program = folder / "bin" / "nvidia-smi"
+    program.write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
+    program.chmod(0o755)
+    return f"{folder / 'bin'}:{os.environ['PATH']}"
+
+
+def gpus_seen(folder: Path, jobs: int) -> list[str]:
+    return [output_of(folder / f"x.{number}.log")[0] for number in range(1, jobs + 1)]
+
+
+# Each job holds a folder named after its GPUs while it runs: making it fails where another job has it.
+HOLD = "mkdir held.$CUDA_VISIBLE_DEVICES && echo $CUDA_VISIBLE_DEVICES && sleep 0.2 && rmdir held.$CUDA_VISIBLE_DEVICES"
+
+
+def test_each_job_has_its_own_gpus_and_more_jobs_wait_their_turn(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    path = stand_in_nvidia_smi(tmp_path, 5)
+    done = run_local("--gpu", "2", "JOB=1:5", "x.JOB.log", "bash", "-c", HOLD, cwd=tmp_path, PATH=path)
+    assert done.returncode == 0, done.stderr
+    seen = gpus_seen(tmp_path, 5)
+    assert set(seen) == {"0,1", "2,3"}
+    assert seen[:2] == ["0,1", "2,3"]
+
+
+def test_gpus_that_the_user_has_chosen_are_shared_out(tmp_path: Path) -> None:
+    words = ["--gpu", "1", "--max-jobs-run", "8", "JOB=1:4", "x.JOB.log", "bash", "-c", HOLD]
+    done = run_local(*words, cwd=tmp_path, CUDA_VISIBLE_DEVICES="3, GPU-ab,-1,5", PATH=stand_in_nvidia_smi(tmp_path, 8))
+    assert done.returncode == 0, done.stderr
+    assert set(gpus_seen(tmp_path, 4)) == {"3", "GPU-ab"}
+
+
+def test_fewer_gpus_than_one_job_needs_are_an_error(tmp_path: Path) -> None:
+    done = run_local("--gpu", "2", "x.log", "true", cwd=tmp_path, CUDA_VISIBLE_DEVICES="3")
+    assert done.returncode == 1
+    assert done.stderr.count("ERROR (") == 1
+    assert "needs 2 GPUs" in done.stderr
+    assert not (tmp_path / "x.log").exists()
+
+
+def test_without_nvidia_smi_gpu_jobs_run_one_at_a_time_with_a_warning(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    script = 'mkdir held && echo "${CUDA_VISIBLE_DEVICES-unset}" && rmdir held'
+    done = run_local("--gpu", "1", "JOB=1:3", "x.JOB.log", "bash", "-c", script, cwd=tmp_path, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("WARNING (") == 1
+    assert gpus_seen(tmp_path, 3) == ["unset"] * 3
+
+
+def test_help_answers_at_once(tmp_path: Path) -> None:
+    done = run_local("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "--time-limit" in done.stdout

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nnet3py.driver.report import Progress, read_progress
 from nnet3py.errors import UserError
-from nnet3py.jobs.local import DRIVER_PID
+from nnet3py.jobs.interruption import DRIVER_PID
 
 STEPS = Path(__file__).resolve().parents[5] / "steps"
 ACOUSTIC_SCALES = "0.1,0.15,0.2,0.25,0.3"
