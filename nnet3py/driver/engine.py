@@ -26,7 +26,7 @@ from nnet3py.jobs.local import DRIVER_PID
 
 _PLAIN = re.compile(r"[\w@%+=:,./~^-]+")
 _END_SECONDS = 10.0
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS, _MOST_LOOK_SECONDS = 0.5, 10.0
 _COUNTING_SLOTS = ("run-local", "run.pl", "run-ssh")
 """Engines that count slots within a call: two calls side by side would fill every core, or one GPU, twice."""
 _KALDI_END = re.compile(rb"^# Finished at .* with status (\d+)", re.MULTILINE)
@@ -108,6 +108,7 @@ class _Call:
     process: subprocess.Popen[bytes]
     said: IO[bytes]
     first_seen: dict[int | None, float] = field(default_factory=dict)
+    over: set[int | None] = field(default_factory=set)
     hanging: set[int | None] = field(default_factory=set)
     status: int = 0
 
@@ -204,7 +205,7 @@ class Running:
         count = f"{len(lost)} of {len(self._logs)} failed" if len(self._logs) > 1 else "failed"
         if self.attempts[first] > 1:
             count += f" {self.attempts[first]} times"
-        if job_status(path) in (0, None) and lost[first]:
+        if not lost[first].startswith("exit status"):
             count += f" ({lost[first]})"
         lines = log_file.last_lines(path) or ["(the log is empty)"]
         return f"{self._what}: {count}; the log {path} ends:" + "".join(f"\n    {line}" for line in lines)
@@ -269,11 +270,13 @@ class Running:
         limit = self._engine.job_time_limit
         while limit > 0:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                call.process.wait(min(_LOOK_SECONDS, limit))
+                call.process.wait(min(max(limit / 20, _LOOK_SECONDS), _MOST_LOOK_SECONDS, limit))
                 return
             now = time.monotonic()
-            begun = [number for number in call.numbers if os.path.exists(self._logs[number])]
-            running = [number for number in begun if job_status(self._logs[number]) is None]
+            left = [number for number in call.numbers if number not in call.over]
+            begun = [number for number in left if number in call.first_seen or os.path.exists(self._logs[number])]
+            call.over.update(number for number in begun if job_status(self._logs[number]) is not None)
+            running = [number for number in begun if number not in call.over]
             beyond = [number for number in running if now - call.first_seen.setdefault(number, now) > limit]
             if running and len(beyond) == len(running):
                 call.hanging.update(beyond)

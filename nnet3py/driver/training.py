@@ -356,6 +356,7 @@ class _Training(Stage):
         command = ["nnet-average", *outer_step, *(shards.model(job) for job in accepted), made]
         name, what = f"average.{index}", f"Averaging, iteration {index}"
         if self.engine.start(self.experiment.log(name), command, what=what, max_retries=0).lost():
+            require_space(self.options.dir, os.path.getsize(self._raw(index)) + LOG_BYTES, what)
             if shards.train_unreadable(accepted):
                 return False
             self._run(name, command, what)
