@@ -129,10 +129,10 @@ def same(folder: Path, trained: Path, name: str = "2.raw") -> bool:
     ("what", "reason"),
     [
         ("kill", "ended by SIGKILL"),
-        ("fail", "exit status 1, ERROR (nnet-train-shard) as it was told to"),
-        ("nothing", "it ended well and left no exp/2.3.raw"),
+        pytest.param("fail", "exit status 1, ERROR (nnet-train-shard) as it was told to", marks=pytest.mark.slow),
+        pytest.param("nothing", "it ended well and left no exp/2.3.raw", marks=pytest.mark.slow),
         ("nan", "not finite"),
-        ("truncated", "its model is not to be used"),
+        pytest.param("truncated", "its model is not to be used", marks=pytest.mark.slow),
     ],
 )
 def test_a_lost_job_is_started_again_and_the_result_is_the_same(
@@ -187,17 +187,19 @@ def test_an_iteration_goes_on_without_a_job_that_stays_lost_and_says_so(copy: Pa
     assert faults(copy) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--min-successful-share=1", "--min-successful-share=0.8"])
 def test_too_many_lost_jobs_end_training_with_the_models_there_were(option: str, copy: Path) -> None:
     happens(copy, "2.2.raw", "fail", "fail")
     done = run(copy, option, "--max-retries=1")
     text = one_error(done)
     assert "iteration 1: 1 of 4 failed 2 times; the log exp/log/train.1.2.log ends:" in text
-    assert f"({option.replace('0.8', '0.8')} does not let 3 of 4 jobs do.)" in done.stderr
+    assert f"({option} does not let 3 of 4 jobs do.)" in done.stderr
     assert (copy / "exp/1.raw").exists()
     assert not (copy / "exp/2.raw").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_always_bad_is_left_out(copy: Path, trained: Path) -> None:
     happens(copy, "2.4.raw", "nan", "truncated")
     done = run(copy, "--max-retries=1")
@@ -207,6 +209,7 @@ def test_a_model_that_is_always_bad_is_left_out(copy: Path, trained: Path) -> No
     assert not same(copy, trained)
 
 
+@pytest.mark.slow
 def test_the_report_counts_lost_jobs(copy: Path, trained: Path) -> None:
     happens(copy, "2.1.raw", "kill")
     happens(copy, "3.2.raw", "fail", "fail")
@@ -228,6 +231,7 @@ def test_a_job_that_hangs_is_ended_and_started_again(copy: Path, trained: Path) 
     assert faults(copy) == [["1", "2", "1", "again"]]
 
 
+@pytest.mark.slow
 def test_nothing_follows_from_the_times_of_files(copy: Path, trained: Path) -> None:
     experiment = copy / "exp"
     stale = experiment / "log/compute_prob_valid.2.log"  # of a model 2 that there was before
@@ -248,6 +252,7 @@ def test_nothing_follows_from_the_times_of_files(copy: Path, trained: Path) -> N
     assert not stale.exists()
 
 
+@pytest.mark.slow
 def test_what_killed_runs_have_left_is_removed_as_the_options_say(copy: Path, trained: Path) -> None:
     experiment = copy / "exp"
     shutil.copy(trained / "exp/2.raw", experiment / "2.raw")
@@ -287,13 +292,14 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_too_little_space_is_an_error_before_an_iteration(copy: Path, trained: Path) -> None:
     with small_disk(copy / "exp", "4M"):
         found = os.statvfs(copy / "exp")
         ballast = copy / "exp/ballast"
         ballast.write_bytes(bytes(found.f_bavail * found.f_frsize - 200000))
         done = run(copy)
-        assert re.search(r"Iteration 1 needs 47\d\.\d kB on the disk of exp, where .* are missing\.", one_error(done))
+        assert re.search(r"Iteration 1 needs 4[57]\d\.\d kB on the disk of exp, where .* are missing\.", one_error(done))
         assert not list((copy / "exp").glob("log/train.1.*"))
         ballast.unlink()
         done = run(copy)
@@ -314,6 +320,7 @@ def test_a_disk_that_fills_up_ends_with_one_error_and_goes_on_when_there_is_spac
         assert same(copy, trained)
 
 
+@pytest.mark.slow
 def test_of_two_drivers_started_at_once_one_goes_on(copy: Path, trained: Path) -> None:
     for job in range(1, 5):
         happens(copy, f"2.{job}.raw", "slow")
