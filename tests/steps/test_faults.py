@@ -299,7 +299,9 @@ def test_too_little_space_is_an_error_before_an_iteration(copy: Path, trained: P
         ballast = copy / "exp/ballast"
         ballast.write_bytes(bytes(found.f_bavail * found.f_frsize - 200000))
         done = run(copy)
-        assert re.search(r"Iteration 1 needs 4[57]\d\.\d kB on the disk of exp, where .* are missing\.", one_error(done))
+        assert re.search(
+            r"Iteration 1 needs 4[57]\d\.\d kB on the disk of exp, where .* are missing\.", one_error(done)
+        )
         assert not list((copy / "exp").glob("log/train.1.*"))
         ballast.unlink()
         done = run(copy)
