@@ -28,8 +28,9 @@ from nnet3py.decoding.likelihood_jobs import (
     split_features,
 )
 from nnet3py.decoding.score import read_transcripts, write_text
+from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, pipeline, require_plain_path
-from nnet3py.driver.experiment import copy_atomically, locked, termination_interrupts, write_atomically
+from nnet3py.driver.experiment import copy_atomically, termination_interrupts, write_atomically
 from nnet3py.driver.options import AlignOptions, EqualAlignOptions
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import read_topology, read_transition_model, write_transition_model_to
@@ -57,7 +58,11 @@ def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: s
     lines = feature_lines(data)
     transcripts = None if options.graphs else _transcripts(data, lang)
     os.makedirs(f"{folder}/log", exist_ok=True)
-    with termination_interrupts(), locked(folder, "align.py"), Engine(options.command) as engine:
+    with (
+        termination_interrupts(),
+        locked(folder, "align.py"),
+        Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
+    ):
         _start_over(folder)
         by_speaker = normalises_online(Path(model_dir))
         jobs = split_features(lines, data, Path(folder), options.nj, by_speaker=by_speaker)
@@ -100,7 +105,11 @@ def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str)
     lines = feature_lines(data)
     transcripts = _transcripts(data, lang)
     os.makedirs(f"{folder}/log", exist_ok=True)
-    with termination_interrupts(), locked(folder, "align_equal.py"), Engine(options.command) as engine:
+    with (
+        termination_interrupts(),
+        locked(folder, "align_equal.py"),
+        Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
+    ):
         _start_over(folder)
         with open_output(f"{folder}/final.mdl") as sink:
             write_header(sink, True)

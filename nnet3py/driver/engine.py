@@ -1,4 +1,9 @@
-"""Start jobs through ``--cmd``: any program with run.pl's calling convention (see :mod:`nnet3py.jobs`)."""
+"""Start jobs through ``--cmd``: any program with run.pl's calling convention (see :mod:`nnet3py.jobs`).
+
+A job that is lost, killed with its machine or hanging, is started again, alone: what other jobs have finished stays.
+Any engine can do that, for a further call with ``JOB=2:2`` is all that it takes. How long a job has run is counted on
+this process's own clock from when its log was first seen, since clocks of other machines may disagree.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,21 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO
 
+from nnet3py import log as messages
 from nnet3py.errors import UserError
 from nnet3py.jobs import log_file
 from nnet3py.jobs.interruption import DRIVER_PID
 
 _PLAIN = re.compile(r"[\w@%+=:,./~^-]+")
 _END_SECONDS = 10.0
+_LOOK_SECONDS, _MOST_LOOK_SECONDS = 0.5, 10.0
+_COUNTING_SLOTS = ("run-local", "run.pl", "run-ssh")
+"""Engines that count slots within a call: two calls side by side would fill every core, or one GPU, twice."""
 
 
 def require_plain_path(option: str, path: str) -> str:
@@ -57,54 +68,260 @@ def pipeline(*commands: Sequence[str]) -> list[str]:
     return words
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A job that was lost.
+
+    Attributes:
+        log: its log.
+        attempt: how many times it had been started, from 1.
+        reason: what is known about its end, in one line.
+        again: whether it is started again.
+    """
+
+    log: str
+    attempt: int
+    reason: str
+    again: bool
+
+
+@dataclass
+class _Call:
+    """One call of the engine, for jobs with consecutive numbers."""
+
+    numbers: list[int | None]
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+    first_seen: dict[int | None, float] = field(default_factory=dict)
+    over: set[int | None] = field(default_factory=set)
+    hanging: set[int | None] = field(default_factory=set)
+    status: int = 0
+
+    def finish(self) -> str:
+        """Wait for it; what it said."""
+        self.status = self.process.wait()
+        with self.said:
+            self.said.seek(0)
+            return self.said.read().decode("utf-8", errors="replace")
+
+
 class Running:
     """Jobs that an engine has been started for."""
 
-    def __init__(self, process: subprocess.Popen[bytes], messages: IO[bytes], what: str, logs: list[str]) -> None:
-        """``what`` names the jobs in a message (``training jobs of iteration 3``); ``logs`` are their logs."""
-        self.process = process
-        self._messages = messages
-        self._what = what
-        self._logs = logs
+    def __init__(
+        self,
+        engine: Engine,
+        options: Sequence[str],
+        words: Sequence[str],
+        logs: dict[int | None, str],
+        what: str,
+        check: Callable[[int], str] | None,
+        attempts: Mapping[int, int],
+        max_retries: int | None,
+    ) -> None:
+        """Start them.
 
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
+        Args:
+            engine: through which.
+            options: more options for it.
+            words: the log's name and the command.
+            logs: every job's log by its number; one job without a number has None.
+            what: names the jobs in a message (``Training, iteration 3``).
+            check: what is wrong with the result of a job that has succeeded; "" if nothing is.
+            attempts: how often a job was started before, in vain.
+            max_retries: how often lost ones are started again; None: as the engine says. Where a number is given it is
+                the caller that sees to what has failed: nothing is told.
+        """
+        self._engine = engine
+        self._options = options
+        self._words = words
+        self._logs = logs
+        self._what = what
+        self._check = check
+        self._tells = max_retries is None
+        self._max_retries = engine.max_retries if max_retries is None else max_retries
+        self._said = ""
+        self._waiting: list[list[int | None]] = []
+        self._calls: list[_Call] = []
+        self._missed: set[int | None] = set()
+        self.attempts: dict[int | None, int] = {number: attempts.get(number or 0, 0) for number in logs}
+        self._begin(list(logs))
 
     def wait(self) -> None:
-        """Wait until every job has ended.
+        """Wait until every job has succeeded, starting lost ones again as often as the engine is to.
 
         Raises:
-            UserError: one has failed; the message has its log's name and last lines.
+            UserError: one has failed for good; the message has its log's name and last lines.
         """
-        status = self.process.wait()
-        with self._messages:
-            if status == 0:
-                return
-            self._messages.seek(0)
-            messages = self._messages.read().decode("utf-8", errors="replace")
-        raise UserError(self._explain(status, messages))
+        lost = self.lost()
+        if lost:
+            raise UserError(self.explain(lost))
 
-    def _explain(self, status: int, messages: str) -> str:
-        failed = [log for log in self._logs if log_file.status(log) not in (0, None)]
-        unfinished = [log for log in self._logs if log_file.status(log) is None and os.path.exists(log)]
-        shown = failed or unfinished
-        if not shown:  # the engine itself failed: what it said is all there is
-            lines = messages.splitlines()[-10:] or [f"it said nothing; its exit status was {status}."]
+    def lost(self) -> dict[int | None, str]:
+        """As :meth:`wait`, but returns the jobs that have failed for good, and what is known about each one's end."""
+        lost: dict[int | None, str] = {}
+        pending = list(self._logs)
+        while pending:
+            failed = self._finish(pending)
+            pending = []
+            for number, reason in failed.items():
+                if number not in self._missed:
+                    self.attempts[number] += 1
+                    again = self.attempts[number] <= self._max_retries
+                    if self._tells:
+                        fault = Fault(self._logs[number], self.attempts[number], reason, again)
+                        self._engine.report(self._what, fault)
+                    if not again:
+                        lost[number] = reason
+                        continue
+                    self._keep_log(number)
+                pending.append(number)
+            if pending:
+                self._begin(pending)
+        return lost
+
+    def explain(self, lost: Mapping[int | None, str]) -> str:
+        """What to tell about jobs that have failed for good: how many, the first one's log and its last lines."""
+        first = next(iter(lost))
+        path = self._logs[first]
+        if not os.path.exists(path):  # the engine itself failed: what it said is all there is
+            lines = self._said.splitlines()[-10:] or ["it said nothing."]
             return f"{self._what}: the engine could not run it:" + "".join(f"\n    {line}" for line in lines)
-        count = f"{len(shown)} of {len(self._logs)} failed" if len(self._logs) > 1 else "failed"
-        lines = log_file.last_lines(shown[0]) or ["(the log is empty)"]
-        return f"{self._what}: {count}; the log {shown[0]} ends:" + "".join(f"\n    {line}" for line in lines)
+        count = f"{len(lost)} of {len(self._logs)} failed" if len(self._logs) > 1 else "failed"
+        if self.attempts[first] > 1:
+            count += f" {self.attempts[first]} times"
+        if not lost[first].startswith("exit status"):
+            count += f" ({lost[first]})"
+        lines = log_file.last_lines(path) or ["(the log is empty)"]
+        return f"{self._what}: {count}; the log {path} ends:" + "".join(f"\n    {line}" for line in lines)
+
+    # Calls of the engine.
+
+    def _begin(self, numbers: list[int | None]) -> None:
+        self._waiting = consecutive(numbers)
+        self._calls = []
+        self._call()
+        while self._waiting and not self._engine.counts_slots:
+            self._call()
+
+    def _call(self) -> None:
+        numbers = self._waiting.pop(0)
+        for number in numbers:  # an old log must not be taken for this run's
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._logs[number])
+        array = [] if numbers[0] is None else [f"JOB={numbers[0]}:{numbers[-1]}"]
+        process, said = self._engine.call([*self._options, *array, *self._words])
+        self._calls.append(_Call(numbers, process, said))
+
+    def _finish(self, pending: list[int | None]) -> dict[int | None, str]:
+        """Wait for the calls; the jobs that have to run again, with the reason.
+
+        Those among them that are not to blame, because their call ended before they had begun, are in ``_missed``.
+        """
+        self._missed = set()
+        failed: dict[int | None, str] = {}
+        position = 0
+        while position < len(self._calls) or self._waiting:
+            if position == len(self._calls):
+                self._call()
+            call = self._calls[position]
+            self._watch(call)
+            said = call.finish()
+            failed |= self._failed(call, said)
+            position += 1
+        return {number: failed[number] for number in pending if number in failed}
+
+    def _failed(self, call: _Call, said: str) -> dict[int | None, str]:
+        started = {number for number in call.numbers if os.path.exists(self._logs[number])}
+        failed = {}
+        for number in call.numbers:
+            if number in call.hanging and log_file.status(self._logs[number]) != 0:
+                failed[number] = f"it ran for more than {self._engine.job_time_limit:g} s"
+            elif call.status == 0 or log_file.status(self._logs[number]) == 0:
+                if self._check is not None and number is not None and (problem := self._check(number)):
+                    failed[number] = problem
+            else:
+                failed[number] = _how_it_ended(self._logs[number])
+                if (started and number not in started) or call.hanging:
+                    self._missed.add(number)
+        if call.status != 0:
+            self._said = said
+            if not failed and not call.hanging:  # the engine has failed though its jobs have not
+                failed = dict.fromkeys(call.numbers, f"the engine's exit status was {call.status}")
+        return failed
+
+    def _watch(self, call: _Call) -> None:
+        """Wait while the call's jobs are within the time limit; end it when all that run are beyond it."""
+        limit = self._engine.job_time_limit
+        while limit > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                call.process.wait(min(max(limit / 20, _LOOK_SECONDS), _MOST_LOOK_SECONDS, limit))
+                return
+            now = time.monotonic()
+            left = [number for number in call.numbers if number not in call.over]
+            begun = [number for number in left if number in call.first_seen or os.path.exists(self._logs[number])]
+            call.over.update(number for number in begun if log_file.status(self._logs[number]) is not None)
+            running = [number for number in begun if number not in call.over]
+            beyond = [number for number in running if now - call.first_seen.setdefault(number, now) > limit]
+            if running and len(beyond) == len(running):
+                call.hanging.update(beyond)
+                end_processes([call.process])
+                return
+
+    def _keep_log(self, number: int | None) -> None:
+        """Put the log of a failed attempt aside, so that what became of it can be read."""
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self._logs[number], f"{self._logs[number]}.failed{self.attempts[number]}")
+
+
+def _how_it_ended(log: str) -> str:
+    status = log_file.status(log)
+    if status is None:
+        return "its log does not say how it ended" if os.path.exists(log) else "it has no log"
+    if status > 128 and status - 128 in set(signal.Signals):
+        return f"ended by {signal.Signals(status - 128).name}"
+    lines = log_file.last_lines(log)
+    errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
+    return f"exit status {status}" + (f", {errors[-1][:300].rstrip('. ')}" if errors else "")
+
+
+def consecutive(numbers: Iterable[int | None]) -> list[list[int | None]]:
+    """Numbers in ascending order as runs of consecutive ones: ``[1, 2, 4]`` is ``[[1, 2], [4]]``."""
+    runs: list[list[int | None]] = []
+    for number in numbers:
+        if runs and number is not None and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
+
+
+def end_processes(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask engines to end their jobs and themselves; then make them."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+    for process in processes:
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 class Engine:
     """A ``--cmd`` and the jobs that run through it; a context manager that ends what still runs."""
 
-    def __init__(self, command: str) -> None:
-        """``command`` is the option's text, ``run-local`` or ``queue.pl --mem 4G``.
+    def __init__(self, command: str, *, max_retries: int = 0, job_time_limit: float = 0.0) -> None:
+        """What is to be done through it.
+
+        Args:
+            command: the option's text, ``run-local`` or ``queue.pl --mem 4G``.
+            max_retries: how often a job that is lost is started again.
+            job_time_limit: seconds after which a job counts as hanging; 0: never.
 
         Raises:
-            UserError: it is empty, or its quotes do not match.
+            UserError: the command is empty, or its quotes do not match.
         """
         try:
             self._words = shlex.split(command)
@@ -112,7 +329,11 @@ class Engine:
             raise UserError(f"Cannot read the command {command!r}: {problem}.") from problem
         if not self._words:
             raise UserError("Expected an engine like run-local as --cmd, found nothing.")
-        self._running: list[Running] = []
+        self.max_retries = max_retries
+        self.job_time_limit = job_time_limit
+        self.counts_slots = os.path.basename(self._words[0]) in _COUNTING_SLOTS
+        self.on_fault: Callable[[Fault], None] = lambda fault: None
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Engine:
         return self
@@ -121,37 +342,47 @@ class Engine:
         self.stop()
 
     def start(
-        self, log: str, command: Sequence[str], *, what: str, jobs: int | None = None, options: Sequence[str] = ()
+        self,
+        log: str,
+        command: Sequence[str],
+        *,
+        what: str,
+        jobs: int | Sequence[int] | None = None,
+        options: Sequence[str] = (),
+        check: Callable[[int], str] | None = None,
+        attempts: Mapping[int, int] | None = None,
+        max_retries: int | None = None,
     ) -> Running:
-        """Start one job, or ``jobs`` of them with ``JOB`` in the log's name and the command; do not wait.
+        """Start one job, or several with ``JOB`` in the log's name and the command; do not wait.
+
+        Args:
+            log: the log's name.
+            command: words of the command.
+            what: names the jobs in a message.
+            jobs: their number, or their numbers in ascending order; None is one job without a number.
+            options: more options for the engine.
+            check: says what is wrong with the result of a job that has succeeded, "" if nothing is.
+            attempts: how often jobs were started before, in vain.
+            max_retries: how often a lost job is started again, where not as :class:`Engine` was told; the caller then
+                sees to what has failed, and nothing is told about it.
 
         Raises:
             UserError: the engine is not there.
         """
-        array = [] if jobs is None else [f"JOB=1:{jobs}"]
-        logs = [log] if jobs is None else [log.replace("JOB", str(number)) for number in range(1, jobs + 1)]
-        for path in logs:  # an old log must not be taken for this run's
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-        messages = tempfile.TemporaryFile()  # noqa: SIM115
-        try:
-            process = subprocess.Popen(
-                [*self._words, *options, *array, log, *command],
-                stdin=subprocess.DEVNULL,
-                stdout=messages,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, DRIVER_PID: str(os.getpid())},
-            )
-        except OSError as problem:
-            messages.close()
-            raise UserError(f"Cannot start the engine {self._words[0]} (--cmd): {problem.strerror}.") from problem
-        running = Running(process, messages, what, logs)
-        self._running = [other for other in self._running if not other.ended]
-        self._running.append(running)
-        return running
+        numbers: Sequence[int | None] = (
+            range(1, jobs + 1) if isinstance(jobs, int) else [None] if jobs is None else jobs
+        )
+        logs = {number: log if number is None else log.replace("JOB", str(number)) for number in numbers}
+        return Running(self, options, [log, *command], logs, what, check, attempts or {}, max_retries)
 
     def run(
-        self, log: str, command: Sequence[str], *, what: str, jobs: int | None = None, options: Sequence[str] = ()
+        self,
+        log: str,
+        command: Sequence[str],
+        *,
+        what: str,
+        jobs: int | Sequence[int] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         """As :meth:`start`, then wait.
 
@@ -160,16 +391,34 @@ class Engine:
         """
         self.start(log, command, what=what, jobs=jobs, options=options).wait()
 
+    def call(self, words: Sequence[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+        """Start the engine; its process, and the file that gets what it says. Raises UserError if it is not there."""
+        said = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            process = subprocess.Popen(
+                [*self._words, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, DRIVER_PID: str(os.getpid())},
+            )
+        except OSError as problem:
+            said.close()
+            raise UserError(f"Cannot start the engine {self._words[0]} (--cmd): {problem.strerror}.") from problem
+        self._processes = [other for other in self._processes if other.poll() is None]
+        self._processes.append(process)
+        return process, said
+
+    def report(self, what: str, fault: Fault) -> None:
+        """Tell about a lost job: whoever keeps a record (``on_fault``), and the user if it is started again."""
+        self.on_fault(fault)
+        if fault.again:
+            messages.warning(
+                f"{what}: the job with the log {fault.log} failed: {fault.reason}. Starting it again, attempt "
+                f"{fault.attempt + 1} of {self.max_retries + 1}."
+            )
+
     def stop(self) -> None:
         """End the engines that still run; they end their jobs."""
-        left = [running.process for running in self._running if not running.ended]
-        for process in left:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        for process in left:
-            try:
-                process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._running = []
+        end_processes([process for process in self._processes if process.poll() is None])
+        self._processes = []

@@ -24,11 +24,13 @@ from dataclasses import dataclass
 
 from nnet3py import log
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
+from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, Running, pipe, pipeline, require_plain_path
-from nnet3py.driver.experiment import locked, termination_interrupts, write_atomically
+from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts, write_atomically
 from nnet3py.driver.options import EgsOptions
 from nnet3py.errors import UserError
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
+from nnet3py.temporary_files import replacing
 
 _MOST_OPEN_FILES = 512
 _USUAL_SUBSET = 300
@@ -47,7 +49,12 @@ def make_examples(options: EgsOptions, data: str, ali_dir: str, folder: str) -> 
             raise UserError(f"{path} is not a directory.")
     os.makedirs(f"{folder}/log", exist_ok=True)
     os.makedirs(f"{folder}/info", exist_ok=True)
-    with termination_interrupts(), locked(folder, "get_egs.py"), Engine(options.command) as engine:
+    with (
+        termination_interrupts(),
+        locked(folder, "get_egs.py"),
+        Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
+    ):
+        remove_unfinished(folder)
         _Maker(options, engine, data, ali_dir, folder).run()
 
 
@@ -273,7 +280,7 @@ class _Maker:
     def _copy_alignments(self) -> None:
         """Make ali.scp: the alignment directory's own, or of a copy of its archives."""
         if os.path.isfile(f"{self.ali_dir}/ali.scp"):
-            shutil.copyfile(f"{self.ali_dir}/ali.scp", f"{self.folder}/ali.scp")
+            copy_atomically(f"{self.ali_dir}/ali.scp", f"{self.folder}/ali.scp")
             return
         source = alignment_rspecifier(self.ali_dir)
         if source is None:
@@ -310,7 +317,7 @@ class _Maker:
                     running.append(self._start(f"create_{kind}_{use}", command, f"Choosing {kind}_{use}.egs"))
         for jobs in running:
             jobs.wait()
-        with open(f"{self.folder}/combine.egs", "wb") as out:
+        with replacing(f"{self.folder}/combine.egs") as temporary, open(temporary, "wb") as out:
             for path in combine:
                 with open(path, "rb") as part:
                     shutil.copyfileobj(part, out)

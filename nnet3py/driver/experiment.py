@@ -8,26 +8,25 @@ started with is kept in ``<dir>/train_options.json``, for models made with other
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 from nnet3py.errors import UserError
 from nnet3py.jobs.interruption import WATCH_SECONDS, driver_is_gone
 from nnet3py.temporary_files import replacing
 
 _MODEL = re.compile(r"(\d+)\.raw")
-_LOCK_SECONDS = 5.0
 _VELOCITY = re.compile(r"(\d+)\.velocity\.raw")
 _SHARD_MODEL = re.compile(r"(\d+)\.(?:\d+|average)\.raw")
+_PART = re.compile(r"\d+\.lda_stats|post\.\w+\.\d+\.vec")
+_UNFINISHED = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
 def write_atomically(path: str, text: str) -> None:
@@ -63,37 +62,13 @@ def link_atomically(target: str, path: str) -> None:
         os.symlink(target, temporary)
 
 
-@contextlib.contextmanager
-def locked(folder: str, what: str) -> Iterator[None]:
-    """Keep others out of a directory; the lock goes with the process, however that ends.
-
-    Waits a little for another process, which may be about to end because its driver was killed.
-
-    Raises:
-        UserError: another process has it.
-    """
-    path = os.path.join(folder, ".lock")
-    with open(path, "a+", encoding="utf-8") as file:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while not _try_lock(file):
-            if time.monotonic() > deadline:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise UserError(f"{holder} is already at work in {folder}: wait for it or end it first.")
-            time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"{what} (process {os.getpid()})\n")
-        file.flush()
-        yield
-        file.truncate(0)
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def remove_unfinished(folder: str) -> None:
+    """Remove the files under temporary names that killed programs have left in a folder, which may not exist."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            if _UNFINISHED.fullmatch(name):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))
 
 
 @contextlib.contextmanager
@@ -176,6 +151,12 @@ class Experiment:
     def remove_shard_models(self) -> None:
         """Remove the jobs' own models, and averages that were changed, which an iteration's result has replaced."""
         self.remove(*(name for name in os.listdir(self.folder) if _SHARD_MODEL.fullmatch(name)))
+
+    def remove_leavings(self) -> None:
+        """Remove what programs that were killed have left: files that are not finished, jobs' parts of a sum."""
+        for folder in (self.folder, self.path("configs"), self.path("log")):
+            remove_unfinished(folder)
+        self.remove(*(name for name in os.listdir(self.folder) if _PART.fullmatch(name)))
 
     def record(
         self, name: str, values: dict[str, Any], *, force: bool, defaults: dict[str, Any] | None = None

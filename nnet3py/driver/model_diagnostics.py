@@ -38,8 +38,7 @@ class ModelDiagnostics(Stage):
         for kind in DIAGNOSTIC_SETS:
             name = f"compute_prob_{kind}.{model}"
             examples = self.experiment.path(self._minibatches(kind, labels_of(self.options, self.schedule, model)))
-            done = log_file.status(self.experiment.log(name)) == 0
-            if done and all(self._newer(self.experiment.log(name), path) for path in (self._raw(model), examples)):
+            if log_file.status(self.experiment.log(name)) == 0:  # of this model: an older one's log has been removed
                 continue
             command = ["nnet-compute-prob", *self._probability_options(), self._raw(model), f"ark:{examples}"]
             running.append(self.engine.start(self.experiment.log(name), command, what=f"Diagnostics of model {model}"))
@@ -80,9 +79,6 @@ class ModelDiagnostics(Stage):
 
     def _probability_options(self) -> list[str]:
         return ["--compute-per-dim-accuracy=true"] if self.options.compute_per_dim_accuracy else []
-
-    def _newer(self, path: str, other: str) -> bool:
-        return os.path.getmtime(path) >= os.path.getmtime(other)
 
     def _start_comparison(self, model: int) -> list[Running]:
         if not os.path.isfile(self._raw(model - 1)):

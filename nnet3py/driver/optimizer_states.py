@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
+from nnet3py.driver.experiment import copy_atomically
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.schedule import Iteration
 from nnet3py.driver.stage import Stage
@@ -50,13 +52,36 @@ class OptimizerStates(Stage):
         """
         if not self.options.carry_natural_gradient:
             return []
-        words = [f"--optimizer-state-out={self.experiment.path(f'{iteration.index + 1}.JOB.state.h5')}"]
+        words = [f"--optimizer-state-out={self.outputs(iteration)[0]}"]
         if iteration.index > 0:
             job = f"$(((JOB-1)%{self._count(iteration.index)}+1))"
             words.append(f"--optimizer-state-in={self.experiment.path(f'{iteration.index}.{job}.state.h5')}")
         if iteration.changes_shape:
             words.append("--optimizer-state-must-fit=false")
         return words
+
+    def outputs(self, iteration: Iteration) -> list[str]:
+        """What each job of an iteration leaves, with ``JOB`` for its number; nothing where states are not carried."""
+        if not self.options.carry_natural_gradient:
+            return []
+        return [self.experiment.path(f"{iteration.index + 1}.JOB.state.h5")]
+
+    def bytes_needed(self, iteration: Iteration, model: int) -> int:
+        """Bytes of the states that an iteration writes, guessed: as those it starts from, or as a model."""
+        if not self.options.carry_natural_gradient:
+            return 0
+        before = self._found().get(iteration.index, [])
+        sizes = [os.path.getsize(self.experiment.path(f"{iteration.index}.{job}.state.h5")) for job in before]
+        return iteration.jobs * max(sizes, default=model)
+
+    def stand_in(self, model: int, lost: Sequence[int], ready: Sequence[int]) -> None:
+        """In place of the states of lost jobs, those of the next jobs that have left one."""
+        if not self.options.carry_natural_gradient:
+            return
+        for job in lost:
+            other = next((each for each in ready if each > job), ready[0])
+            source, target = (self.experiment.path(f"{model}.{each}.state.h5") for each in (other, job))
+            copy_atomically(source, target)
 
     def require(self, model: int) -> None:
         """Raise UserError if the iteration that starts from ``model`` lacks a state."""

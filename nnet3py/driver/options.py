@@ -56,6 +56,27 @@ def option_name(options: type, name: str) -> str:
     return str(next(declared.metadata["option"] for declared in fields(options) if declared.name == name))
 
 
+def _max_retries() -> Any:
+    return _option(
+        "--max-retries",
+        2,
+        "How often a job that was lost (killed, hanging, or without a result that can be read) is started again.",
+        affects_model=False,
+        type=click.IntRange(0),
+    )
+
+
+def _job_time_limit() -> Any:
+    return _option(
+        "--job-time-limit",
+        0.0,
+        "Seconds after which a job counts as hanging, is ended and started again; 0: never.",
+        affects_model=False,
+        type=click.FloatRange(0),
+        metavar="SECONDS",
+    )
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """steps/train_dnn.py."""
@@ -342,6 +363,17 @@ class TrainingOptions:
         affects_model=False,
     )
 
+    max_retries: int = _max_retries()
+    job_time_limit: float = _job_time_limit()
+    min_successful_share: float = _option(
+        "--min-successful-share",
+        0.75,
+        "Go on without jobs of an iteration that stay lost if at least this share of its jobs has succeeded: the "
+        "average is then that of the others. With 1, one job that stays lost ends training, as in Kaldi.",
+        affects_model=False,
+        type=click.FloatRange(0, 1, min_open=True),
+    )
+
     cleanup: bool = _option("--cleanup", True, "Remove models that nothing needs any more.", affects_model=False)
     remove_egs: bool = _option(
         "--cleanup.remove-egs", True, "Remove the examples in the end (not those of --egs.dir).", affects_model=False
@@ -370,6 +402,8 @@ class EgsOptions:
     """steps/get_egs.py."""
 
     command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
+    max_retries: int = _max_retries()
+    job_time_limit: float = _job_time_limit()
     nj: int = _option("--nj", 4, "Parts that the data are split into, one job each.", type=click.IntRange(1))
     left_context: int = _option("--left-context", 4, "Input frames on the left of the labels.")
     right_context: int = _option("--right-context", 4, "Input frames on the right of the labels.")
@@ -433,6 +467,8 @@ class AlignOptions:
     """steps/align.py."""
 
     command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
+    max_retries: int = _max_retries()
+    job_time_limit: float = _job_time_limit()
     nj: int = _option("--nj", 4, "Parts that the data are split into, one job each.", type=click.IntRange(1))
     iteration: str = _option("--iter", "final", "The model is NAME.mdl of <src-dir>.", metavar="NAME")
     scale_opts: str = _option(
@@ -468,6 +504,8 @@ class EqualAlignOptions:
     """steps/align_equal.py."""
 
     command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
+    max_retries: int = _max_retries()
+    job_time_limit: float = _job_time_limit()
     nj: int = _option("--nj", 4, "Parts that the data are split into, one job each.", type=click.IntRange(1))
     srand: int = _option("--srand", 0, "Seed of the choice among the ways to say a transcript.", type=click.IntRange(0))
 
@@ -477,6 +515,8 @@ class VectorOptions:
     """steps/compute_utterance_vectors.py. What makes a vector what it is comes from ``like`` where that is given."""
 
     command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
+    max_retries: int = _max_retries()
+    job_time_limit: float = _job_time_limit()
     nj: int = _option("--nj", 4, "Parts that the data are split into, one job each.", type=click.IntRange(1))
     like: str = _option(
         "--like",
@@ -501,6 +541,8 @@ class PriorOptions:
     """steps/adjust_priors.py."""
 
     command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
+    max_retries: int = _max_retries()
+    job_time_limit: float = _job_time_limit()
     iteration: str = _option("--iter", "final", "The model is NAME.mdl.", metavar="NAME")
     use_raw_nnet: bool = _option(
         "--use-raw-nnet", False, "The model is NAME.raw; the summed posteriors are the result."

@@ -100,6 +100,7 @@ class Preparation(Stage):
             "--frames-per-eg": options.frames_per_eg,
             "--srand": options.srand,
             "--stage": options.egs_stage,
+            "--max-retries": options.max_retries,
         }
         command = [self.get_egs, "--print-args=false", *(f"{name}={value}" for name, value in words.items())]
         command += [*shlex.split(options.egs_opts), options.feat_dir, options.ali_dir, self.egs_folder]

@@ -165,6 +165,7 @@ class Realignment(Stage):
             "--cmd": options.realign_command or options.command,
             "--nj": options.realign_nj,
             "--iter": labels,
+            "--max-retries": options.max_retries,
             "--online-ivector-dir": options.online_ivector_dir,
         }
         command = [self.align, "--print-args=false", *(f"{name}={value}" for name, value in words.items())]

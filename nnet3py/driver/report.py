@@ -103,8 +103,10 @@ def _value(column: str, word: str) -> Any:
     return float(word)
 
 
-def accuracy_report(rows: list[Progress]) -> str:
+def accuracy_report(rows: list[Progress], faults: str = "") -> str:
     """The report: a table of accuracy, one of log-probability, the time, one of the limits on the change.
+
+    ``faults`` is the part about lost jobs, if any were lost (:func:`nnet3py.driver.faults.fault_report`).
 
     A row without diagnostics is left out, as the final model is from the table Kaldi's scripts read.
     """
@@ -128,4 +130,6 @@ def accuracy_report(rows: list[Progress]) -> str:
         for row in limited:
             lines.append(f"{row.model}\t{row.max_change:.4g}\t{_text(row.max_change_components)}\t{row.not_finite:g}")
         blocks.append("\n".join(lines))
+    if faults:
+        blocks.append(faults.rstrip("\n"))
     return "\n\n".join(blocks) + "\n"

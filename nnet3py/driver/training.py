@@ -26,15 +26,16 @@ import time
 from nnet3py import log
 from nnet3py.driver import minibatch_size, mix_up, optimizer_states, prior_scale, realignment
 from nnet3py.driver.diagnostics import read_training_objective, select_models
+from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.dropout_schedule import parse_dropout_schedules
 from nnet3py.driver.engine import Engine, pipe, require_plain_path
 from nnet3py.driver.experiment import (
     copy_atomically,
     digest,
-    locked,
     termination_interrupts,
     write_atomically,
 )
+from nnet3py.driver.faults import FaultRecord, fault_report
 from nnet3py.driver.final_model import FinalModel
 from nnet3py.driver.learning_rate_factors import parse_learning_rate_factors
 from nnet3py.driver.model_diagnostics import ModelDiagnostics
@@ -44,10 +45,14 @@ from nnet3py.driver.preparation import Egs, Preparation
 from nnet3py.driver.progress_line import ProgressLine
 from nnet3py.driver.report import accuracy_report, read_progress, write_progress
 from nnet3py.driver.schedule import Iteration, Schedule, shard_expressions
+from nnet3py.driver.shard_jobs import LOG_BYTES, ShardJobs
 from nnet3py.driver.shrink_and_fix import ShrinkAndFix
+from nnet3py.driver.space import free_bytes, require_space
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.driver.starting_model import StartingModel
 from nnet3py.errors import UserError
+
+_DIAGNOSTIC_LOG = re.compile(rf"compute_prob_(?:{'|'.join(DIAGNOSTIC_SETS)})\.(\d+|final)\.log")
 
 
 def train(options: TrainingOptions, *, get_egs: str, align: str) -> None:
@@ -60,8 +65,20 @@ def train(options: TrainingOptions, *, get_egs: str, align: str) -> None:
         KeyboardInterrupt: the user wants it to stop; the jobs have been ended.
     """
     _check(options)
-    with termination_interrupts(), locked(options.dir, "train_dnn.py"), Engine(options.command) as engine:
-        _Training(options, engine, get_egs, align).run()
+    with (
+        termination_interrupts(),
+        locked(options.dir, "train_dnn.py"),
+        Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
+    ):
+        training = _Training(options, engine, get_egs, align)
+        try:
+            training.run()
+        except UserError as problem:
+            if free_bytes(options.dir) < LOG_BYTES:
+                raise UserError(
+                    f"{problem}\nThe disk of {options.dir} is full: make space; the same command goes on."
+                ) from problem
+            raise
 
 
 def _check(options: TrainingOptions) -> None:
@@ -134,6 +151,8 @@ class _Training(Stage):
         self.layers = self._layers()
         self.starting_model = StartingModel(options, engine, self.layers)
         self.shrink_and_fix = ShrinkAndFix(options, engine)
+        self.faults = FaultRecord(self.experiment)
+        engine.on_fault = self.faults.note
 
     # The stages in order. Each runs if its result is missing.
 
@@ -147,6 +166,9 @@ class _Training(Stage):
             log.log(f"Training in {self.options.dir} is already finished; --stage goes back to a stage.")
             self._clean_up()
             return
+        self.experiment.remove_leavings()
+        if self.experiment.last_model() is None:
+            self._forget_diagnostics(0)
         line = None
         try:
             preparation = self.preparation
@@ -223,10 +245,21 @@ class _Training(Stage):
                 )
         return found
 
+    def _forget_diagnostics(self, first: int) -> None:
+        """Remove the logs of what models from ``first`` on reach, for these are to be made anew.
+
+        A log that is there is its model's: nothing is told by the times of files, which machines may not agree about.
+        """
+        for name in os.listdir(self.experiment.path("log")) if os.path.isdir(self.experiment.path("log")) else []:
+            found = _DIAGNOSTIC_LOG.fullmatch(name)
+            if found and (found[1] == "final" or int(found[1]) >= first):
+                self.experiment.remove(f"log/{name}")
+
     def _forget_preparation(self, stage: int) -> None:
         self.experiment.remove_models_after(-1)
         self.optimizer_states.remove_after(-1)
         self.experiment.remove("progress.tsv", "accuracy.report")
+        self.faults.forget(-1)
         self.experiment.remove(*map(self._minibatches, DIAGNOSTIC_SETS))
         self.realignment.forget(0)
         for done_at, name in ((-2, prior_scale.NAME), (-3, "lda.mat"), (-4, "egs/.complete"), (-5, "init.raw")):
@@ -246,6 +279,8 @@ class _Training(Stage):
             self.optimizer_states.remove_after(stage)
             self.experiment.remove_models_after(stage)
             self.realignment.forget(stage)
+            self._forget_diagnostics(stage)
+            self.faults.forget(stage)
             path = self.experiment.path("progress.tsv")
             rows = [row for row in read_progress(path) if row.model != "final" and int(row.model) < stage]
             write_progress(path, rows)
@@ -272,7 +307,9 @@ class _Training(Stage):
             diagnostics.write(rows)
             self.experiment.remove_shard_models()
             if self.options.cleanup:
-                self._remove_model(iteration.index - 1, combined)
+                for model in self.experiment.models():  # also what an interrupted run has left
+                    if model < iteration.index:
+                        self._remove_model(model, combined)
                 self.optimizer_states.remove_before(iteration.index + 1)
             line.iteration_done(iteration, seconds, rows[-1])
         return True
@@ -285,31 +322,53 @@ class _Training(Stage):
 
     def _run_iteration(self, egs: Egs, iteration: Iteration) -> None:
         index = iteration.index
-        self._run(
-            f"train.{index}.JOB",
-            self._train_command(egs, iteration),
-            f"Training, iteration {index}",
-            jobs=iteration.jobs,
-            num_threads=self.options.num_threads,
-        )
-        logs = [self.experiment.log(f"train.{index}.{job}") for job in range(1, iteration.jobs + 1)]
-        selection = select_models([read_training_objective(path) for path in logs])
-        if len(selection.accepted) < iteration.jobs:
+        self._require_space(iteration)
+        self.experiment.remove_shard_models()  # those of a run that was stopped: a job must leave its own
+        self._forget_diagnostics(index + 1)
+        outputs = [self._raw(f"{index + 1}.JOB"), *self.optimizer_states.outputs(iteration)]
+        command = self._train_command(egs, iteration)
+        shards = ShardJobs(self.options, self.engine, self.faults, iteration, command, outputs)
+        shards.run()
+        while not self._join(iteration, shards):
+            pass
+        self.optimizer_states.stand_in(index + 1, shards.lost, shards.ready)
+        if self.shrink_and_fix.is_due(iteration):
+            self.shrink_and_fix.run(egs, iteration)
+
+    def _join(self, iteration: Iteration, shards: ShardJobs) -> bool:
+        """Make one model of the jobs'; false if some could not be read and have been trained again."""
+        index = iteration.index
+        selection = select_models([read_training_objective(shards.log(job)) for job in shards.ready])
+        accepted = [shards.ready[place - 1] for place in selection.accepted]
+        best = shards.ready[selection.best - 1]
+        if len(accepted) < len(shards.ready):
             log.warning(
-                f"Iteration {index}: only {len(selection.accepted)} of {iteration.jobs} models are good enough to "
+                f"Iteration {index}: only {len(accepted)} of {len(shards.ready)} models are good enough to "
                 f"go on with; see the objectives in {self.experiment.log(f'train.{index}.*')}."
             )
         outer_step = self._outer_step(index)
-        change_is_due = self.shrink_and_fix.is_due(iteration)
-        made = self.shrink_and_fix.average(iteration) if change_is_due else self._raw(index + 1)
-        if iteration.averages and (outer_step or len(selection.accepted) > 1):
-            models = [self._raw(f"{index + 1}.{job}") for job in selection.accepted]
-            command = ["nnet-average", *outer_step, *models, made]
-            self._run(f"average.{index}", command, f"Averaging, iteration {index}")
-        else:
-            copy_atomically(self._raw(f"{index + 1}.{selection.best}"), made)
-        if change_is_due:
-            self.shrink_and_fix.run(egs, iteration)
+        made = self.shrink_and_fix.average(iteration) if self.shrink_and_fix.is_due(iteration) else self._raw(index + 1)
+        if not (iteration.averages and (outer_step or len(accepted) > 1)):
+            if shards.train_unreadable([best]):
+                return False
+            copy_atomically(shards.model(best), made)
+            return True
+        command = ["nnet-average", *outer_step, *(shards.model(job) for job in accepted), made]
+        name, what = f"average.{index}", f"Averaging, iteration {index}"
+        if self.engine.start(self.experiment.log(name), command, what=what, max_retries=0).lost():
+            require_space(self.options.dir, os.path.getsize(self._raw(index)) + LOG_BYTES, what)
+            if shards.train_unreadable(accepted):
+                return False
+            self._run(name, command, what)
+        return True
+
+    def _require_space(self, iteration: Iteration) -> None:
+        """Room for an iteration's models, states of the optimiser and logs, by the size of the model it starts from."""
+        model = os.path.getsize(self._raw(iteration.index))
+        models = iteration.jobs + 1 + bool(self._outer_step(iteration.index)) + self.shrink_and_fix.is_due(iteration)
+        states = self.optimizer_states.bytes_needed(iteration, model)
+        needed = models * model + states + (iteration.jobs + 3) * LOG_BYTES
+        require_space(self.options.dir, needed, f"Iteration {iteration.index}")
 
     def _outer_step(self, index: int) -> list[str]:
         """What makes of the average a step with momentum; nothing where the plain average is wanted.
@@ -378,6 +437,7 @@ class _Training(Stage):
         rows = diagnostics.known_rows(last)
         looking = diagnostics.start(last)
         if not self.experiment.has("final.raw"):
+            self._forget_diagnostics(last + 1)
             line.stage("Combining the last models")
             final.combine(egs, schedule)
         rows.append(diagnostics.row(last, looking, math.nan, rows))
@@ -386,7 +446,8 @@ class _Training(Stage):
         final.compute_priors(egs)
         rows.append(diagnostics.row("final", looking, math.nan, rows))
         diagnostics.write(rows)
-        write_atomically(self.experiment.path("accuracy.report"), accuracy_report(rows))
+        report = accuracy_report(rows, fault_report(self.faults.rows()))
+        write_atomically(self.experiment.path("accuracy.report"), report)
         final.put_priors(self.realignment.ali_dir(realignment.labels_of(self.options, schedule, last)))
         line.stage(
             f"Trained {self.options.dir}/{'final.mdl' if self._has_transitions() else 'final.raw'}: log-probability "

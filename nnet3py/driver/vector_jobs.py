@@ -25,8 +25,9 @@ from pathlib import Path
 from nnet3py import log
 from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.decoding.likelihood_jobs import feature_lines, split_features
+from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, require_plain_path
-from nnet3py.driver.experiment import copy_atomically, digest, locked, termination_interrupts, write_atomically
+from nnet3py.driver.experiment import copy_atomically, digest, termination_interrupts, write_atomically
 from nnet3py.driver.options import VectorOptions, option_name
 from nnet3py.errors import UserError
 
@@ -47,7 +48,11 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
     lines = feature_lines(data)
     os.makedirs(f"{folder}/log", exist_ok=True)
     name = "compute_utterance_vectors.py"
-    with termination_interrupts(), locked(folder, name), Engine(options.command) as engine:
+    with (
+        termination_interrupts(),
+        locked(folder, name),
+        Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
+    ):
         _start_over(folder)
         if options.like:
             for each in (_STATISTICS, _SETTINGS):

@@ -6,10 +6,11 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nnet3py.driver.engine import Engine, pipe, pipeline, require_plain_path
+from nnet3py.driver.engine import Engine, Fault, consecutive, pipe, pipeline, require_plain_path
 from nnet3py.errors import UserError
 from nnet3py.jobs import log_file
 
@@ -106,3 +107,121 @@ def test_paths_that_a_pipeline_would_break_are_refused(path: str) -> None:
 def test_usual_paths_are_accepted() -> None:
     assert require_plain_path("--dir", "../exp/dnn-1_a.b+c/egs,2@x") == "../exp/dnn-1_a.b+c/egs,2@x"
     assert os.sep in require_plain_path("--dir", str(Path("/tmp") / "x"))
+
+
+def test_only_lost_jobs_run_again_and_their_first_logs_stay(folder: Path) -> None:
+    faults: list[Fault] = []
+    with Engine("run-local --max-jobs-run 2", max_retries=2) as engine:
+        engine.on_fault = faults.append
+        script = "echo x >> runs.$1; test $1 -ne 3 || test $(wc -l < runs.3) -gt 1 || kill -9 $$"
+        (folder / "job.sh").write_text(script)
+        engine.run("log/x.JOB.log", ["bash", "job.sh", "JOB"], what="Training", jobs=4)
+    assert {path.name: path.read_text().count("x") for path in folder.glob("runs.*")} == {
+        **{f"runs.{job}": 1 for job in (1, 2, 4)},
+        "runs.3": 2,
+    }
+    assert [(fault.log, fault.attempt, fault.reason, fault.again) for fault in faults] == [
+        ("log/x.3.log", 1, "ended by SIGKILL", True)
+    ]
+    assert log_file.status("log/x.3.log.failed1") == 137
+    assert log_file.status("log/x.3.log") == 0
+
+
+def test_a_job_that_stays_lost_is_told_with_how_often_it_was_tried(folder: Path, capfd: Any) -> None:
+    with Engine("run-local", max_retries=2) as engine, pytest.raises(UserError) as failure:
+        engine.run("log/x.JOB.log", ["test", "JOB", "!=", "2"], what="Training", jobs=3)
+    assert str(failure.value).startswith("Training: 1 of 3 failed 3 times; the log log/x.2.log ends:")
+    warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("WARNING")]
+    assert len(warnings) == 2
+    assert "log/x.2.log failed: exit status 1" in warnings[0]
+    assert "attempt 2 of 3" in warnings[0]
+
+
+def test_jobs_whose_results_are_bad_run_again(folder: Path) -> None:
+    with Engine("run-local", max_retries=1) as engine:
+        running = engine.start(
+            "log/x.JOB.log",
+            ["echo", ">>", "runs.JOB"],
+            what="Training",
+            jobs=[2, 5],
+            check=lambda job: "no good" if job == 5 and (folder / "runs.5").read_text() == "\n" else "",
+        )
+        running.wait()
+        assert running.attempts == {2: 0, 5: 1}
+        lost = engine.start("log/x.JOB.log", ["true"], what="Training", jobs=2, check=lambda job: "bad").lost()
+    assert lost == {1: "bad", 2: "bad"}
+
+
+KALDI_LIKE = """\
+#!/usr/bin/env bash
+# As Kaldi's queue.pl: jobs side by side, other words in the logs; notes how it was called.
+echo "$@" >> calls
+case $1 in JOB=*) range=${1#JOB=}; shift;; *) range=1:1;; esac
+log=$1; shift
+for job in $(seq ${range%:*} ${range#*:}); do
+  { bash -c "${*//JOB/$job}"; status=$?; echo "# Finished at $(date) with status $status"
+    exit $status; } > ${log//JOB/$job} 2>&1 &
+  ids="$ids $!"
+done
+for id in $ids; do wait $id || failed=1; done
+exit ${failed:-0}
+"""
+
+
+def test_with_a_queue_lost_jobs_run_again_in_calls_side_by_side(folder: Path) -> None:
+    path = folder / "my-queue.pl"
+    path.write_text(KALDI_LIKE)
+    path.chmod(0o755)
+    with Engine("./my-queue.pl", max_retries=1) as engine:
+        command = [
+            "test",
+            "JOB",
+            "=",
+            "2",
+            "||",
+            "test",
+            "-e",
+            "again.JOB",
+            "||",
+            "{",
+            "touch",
+            "again.JOB;",
+            "false;",
+            "}",
+        ]
+        engine.run("log/x.JOB.log", command, what="Training", jobs=4)
+    calls = [line.split()[0] for line in (folder / "calls").read_text().splitlines()]
+    assert calls[0] == "JOB=1:4"
+    assert sorted(calls[1:]) == ["JOB=1:1", "JOB=3:4"]
+    assert log_file.status("log/x.1.log.failed1") == 1
+    assert log_file.status("log/x.1.log") == 0
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_hanging_job_is_ended_and_run_again_without_those_that_have_finished(slots: int, folder: Path) -> None:
+    faults: list[Fault] = []
+    with Engine(f"run-local --max-jobs-run {slots}", max_retries=1, job_time_limit=2) as engine:
+        engine.on_fault = faults.append
+        script = "echo x >> runs.$1; test $1 -ne 2 || test $(wc -l < runs.2) -gt 1 || exec -a sleeper-of-$PWD sleep 600"
+        (folder / "job.sh").write_text(script)
+        began = time.monotonic()
+        engine.run("log/x.JOB.log", ["bash", "job.sh", "JOB"], what="Training", jobs=3)
+    assert time.monotonic() - began < 60
+    assert {path.name: path.read_text().count("x") for path in folder.glob("runs.*")} == {
+        "runs.1": 1,
+        "runs.2": 2,
+        "runs.3": 1,
+    }
+    assert [(fault.log, fault.reason) for fault in faults] == [("log/x.2.log", "it ran for more than 2 s")]
+    assert not subprocess.run(["pgrep", "-f", f"sleeper-of-{folder}"], capture_output=True, text=True).stdout
+
+
+def test_jobs_that_always_hang_come_to_an_end(folder: Path) -> None:
+    with Engine("run-local --max-jobs-run 1", max_retries=1, job_time_limit=0.5) as engine:
+        lost = engine.start("log/x.JOB.log", ["sleep", "600"], what="Training", jobs=2).lost()
+    assert lost == dict.fromkeys((1, 2), "it ran for more than 0.5 s")
+
+
+def test_numbers_fall_into_runs() -> None:
+    assert consecutive([1, 2, 4, 6, 7, 8]) == [[1, 2], [4], [6, 7, 8]]
+    assert consecutive([None]) == [[None]]

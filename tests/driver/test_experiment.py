@@ -16,8 +16,9 @@ from nnet3py.driver.diagnostics import (
     read_training_objective,
     select_models,
 )
+from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.examples import drawn, read_table
-from nnet3py.driver.experiment import Experiment, locked
+from nnet3py.driver.experiment import Experiment
 from nnet3py.driver.progress_line import ProgressLine, clock
 from nnet3py.driver.report import Progress, accuracy_report, read_progress, write_progress
 from nnet3py.driver.schedule import Schedule
@@ -87,7 +88,7 @@ def test_a_damaged_record_of_options_is_an_error(text: str, tmp_path: Path) -> N
 def test_two_drivers_cannot_share_a_directory(tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
-        "from nnet3py.driver.experiment import locked\n"
+        "from nnet3py.driver.directory_lock import locked\n"
         "with locked(sys.argv[1], 'first'):\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(60)\n"
@@ -95,7 +96,10 @@ def test_two_drivers_cannot_share_a_directory(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "locked\n"
-    with pytest.raises(UserError, match=rf"first \(process {other.pid}\)"), locked(str(tmp_path), "second"):
+    with (
+        pytest.raises(UserError, match=rf"first of .* process {other.pid} on .*, since 20"),
+        locked(str(tmp_path), "second"),
+    ):
         pass
     other.kill()
     other.communicate()
