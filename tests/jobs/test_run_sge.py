@@ -53,6 +53,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_an_array_leaves_kaldis_logs_and_nothing_else(cluster: GridEngineCluster) -> None:
     done = run_sge("JOB=2:4", "log/x.JOB.log", "echo", "in.JOB.ark", "a JOB b", "$((JOB+1))", "|", "tr", "a-z", "A-Z")
     assert (done.returncode, done.stderr) == (0, "")
@@ -130,6 +131,7 @@ def test_a_job_that_cannot_be_started_is_given_up(cluster: GridEngineCluster) ->
     assert "its state is Eqw: it could not be started" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_takes_the_jobs_out_of_the_queue(cluster: GridEngineCluster, number: signal.Signals) -> None:
     engine = start("-tc", "2", "JOB=1:4", "log/x.JOB.log", "bash", "-c", "echo $$ > pid.JOB; sleep 60; true")
@@ -155,6 +157,7 @@ def test_a_qmaster_that_is_away_for_a_while_is_survived(cluster: GridEngineClust
     assert output_of("x.2.log") == ["2"]
 
 
+@pytest.mark.slow
 def test_what_qsub_refuses_is_one_error_with_its_words(cluster: GridEngineCluster) -> None:
     done = run_sge("-l", "no_such_thing=1", "log/x.log", "true")
     assert done.returncode == 1

@@ -73,6 +73,7 @@ def test_an_array_runs_on_the_nodes_and_leaves_kaldis_logs_and_nothing_else(clus
     assert re.fullmatch(r"# Ended \(code 0\) at .+, elapsed time \d+ seconds", lines[-1])
 
 
+@pytest.mark.slow
 def test_one_job_without_a_number(cluster: SlurmCluster) -> None:
     done = run_slurm("--num-threads", "2", "x.log", "echo", "cores", "$SLURM_CPUS_PER_TASK", "JOB")
     assert done.returncode == 0, done.stderr
@@ -109,6 +110,7 @@ def test_arguments_and_names_of_every_kind_reach_the_command_as_under_run_local(
     assert not list(tmp_path.rglob("hacked"))
 
 
+@pytest.mark.slow
 def test_the_environment_is_the_callers(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("name", "a b'; $x")
     monkeypatch.setenv(DRIVER_PID, str(os.getpid()))
@@ -119,6 +121,7 @@ def test_the_environment_is_the_callers(cluster: SlurmCluster, monkeypatch: pyte
     assert not [line for line in lines if line.startswith((DRIVER_PID, "nnet3py_"))]
 
 
+@pytest.mark.slow
 def test_path_sh_is_read_in_the_job(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEFT_BEHIND", "no")
     Path("path.sh").write_text("set -eu\nexport FROM_PATH_SH=yes\n")
@@ -155,6 +158,7 @@ def test_no_more_jobs_run_at_once_than_asked(cluster: SlurmCluster) -> None:
     assert max(int(output_of(f"x.{n}.log")[0]) for n in range(1, 7)) == 2
 
 
+@pytest.mark.slow
 def test_pick_submits_only_what_has_not_succeeded(cluster: SlurmCluster) -> None:
     assert run_slurm("JOB=1:4", "x.JOB.log", "[", "$((JOB%2))", "=", "0", "]").returncode == 1
     done = run_slurm("--pick", "failed", "JOB=1:4", "x.JOB.log", "touch", "ran.JOB")
@@ -165,6 +169,7 @@ def test_pick_submits_only_what_has_not_succeeded(cluster: SlurmCluster) -> None
     assert not list(Path().glob("again.*"))
 
 
+@pytest.mark.slow
 def test_a_job_that_is_cancelled_in_the_queue_is_a_failure_that_says_so(cluster: SlurmCluster) -> None:
     engine = start("JOB=1:3", "log/x.JOB.log", "bash", "-c", "touch on.JOB; if [ JOB = 2 ]; then sleep 60; fi")
     wait_until(Path("on.2").exists)
@@ -179,6 +184,7 @@ def test_a_job_that_is_cancelled_in_the_queue_is_a_failure_that_says_so(cluster:
     assert log_file.status("log/x.2.log") is None, "it has not ended by itself: --pick incomplete runs it again"
 
 
+@pytest.mark.slow
 def test_a_job_whose_node_is_lost_is_a_failure_that_says_so(cluster: SlurmCluster) -> None:
     engine = start("JOB=1:5", "x.JOB.log", "bash", "-c", "touch on.JOB; if [ JOB = 5 ]; then sleep 60; fi")
     wait_until(Path("on.5").exists)
@@ -260,6 +266,7 @@ def test_a_signal_while_sbatch_runs_leaves_no_job_behind(cluster: SlurmCluster, 
     wait_until(lambda: cluster.jobs() == [])
 
 
+@pytest.mark.slow
 def test_jobs_are_cancelled_when_the_driver_is_killed(cluster: SlurmCluster) -> None:
     driver = subprocess.Popen(
         [
@@ -291,6 +298,7 @@ def test_a_controller_that_is_away_for_a_while_is_survived(cluster: SlurmCluster
     cluster.wait_until_idle()
 
 
+@pytest.mark.slow
 def test_what_sbatch_refuses_is_one_error_with_its_words(cluster: SlurmCluster) -> None:
     done = run_slurm("-p", "nowhere", "log/x.log", "true")
     assert done.returncode == 1
@@ -321,6 +329,7 @@ def test_more_jobs_than_an_array_may_have_become_several_arrays(slurm: SlurmClus
     assert len(arrays) == 3
 
 
+@pytest.mark.slow
 def test_a_configuration_file_is_read_and_its_options_reach_sbatch(cluster: SlurmCluster) -> None:
     Path("my.conf").write_text("command sbatch --export=ALL\noption label=* --comment='for $0'\n")
     words = ["x.log", "squeue", "--noheader", "--job=$SLURM_JOB_ID", "--format=%k"]

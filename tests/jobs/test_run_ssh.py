@@ -130,6 +130,7 @@ def test_hostile_words_and_names_reach_the_job_as_they_are(hosts: SshHosts, tmp_
     assert no_mark_is_left(folder)
 
 
+@pytest.mark.slow
 def test_path_threads_and_chosen_variables_reach_the_job(hosts: SshHosts, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "my-program").write_text(
@@ -160,6 +161,7 @@ rmdir "on.$host.$1"
 """
 
 
+@pytest.mark.slow
 def test_each_hosts_slots_and_the_overall_limit_are_kept(hosts: SshHosts, tmp_path: Path) -> None:
     (tmp_path / "job.sh").write_text(HOLD)
 
@@ -179,6 +181,7 @@ def test_each_hosts_slots_and_the_overall_limit_are_kept(hosts: SshHosts, tmp_pa
     assert overall <= 2
 
 
+@pytest.mark.slow
 def test_a_very_long_command_line_runs(hosts: SshHosts, tmp_path: Path) -> None:
     names = [f"{tmp_path}/{n:06d}.raw" for n in range(3000)]  # more bytes than one argument, or a pipe, holds
     done = run_ssh(hosts, "--hosts", "a", "x.log", "echo", *names, "|", "wc", "-w", cwd=tmp_path)
@@ -216,6 +219,7 @@ def test_an_unknown_host_key_is_refused_and_not_worked_around(own_hosts: SshHost
     assert [host_of(tmp_path / f"y.{number}.log") for number in (1, 2)] == ["a", "a"]
 
 
+@pytest.mark.slow
 def test_a_host_that_is_down_from_the_start_is_left_out(own_hosts: SshHosts, tmp_path: Path) -> None:
     own_hosts.stop("a")
     done = run_ssh(own_hosts, *TWO, "JOB=1:4", "x.JOB.log", "echo", "JOB", ">>count.JOB", cwd=tmp_path)
@@ -231,12 +235,14 @@ def test_a_host_that_is_down_from_the_start_is_left_out(own_hosts: SshHosts, tmp
     assert no_mark_is_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_host_that_dies_in_the_middle_of_a_job_loses_it_to_another(own_hosts: SshHosts, tmp_path: Path) -> None:
     script = "echo try; echo $$ > pid.JOB.$$; [ -e go ] || sleep 60"
     words = ["--hosts", "a b", "JOB=1:2", "x.JOB.log", "bash", "-c", script]
     engine = start(own_hosts, *words, cwd=tmp_path)
     wait_until(lambda: len(list(tmp_path.glob("pid.*"))) == 2)
     (lost,) = tmp_path.glob("pid.1.*")
+    wait_until(lambda: output_of(tmp_path / "x.1.log") == ["try"])  # it has come over the connection
     (tmp_path / "go").touch()
     own_hosts.stop("a")
     lost_pid = pid_in(lost)
@@ -268,6 +274,7 @@ def stubborn_job(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_remote_processes(hosts: SshHosts, number: signal.Signals, tmp_path: Path) -> None:
     stubborn_job(tmp_path)
@@ -283,6 +290,7 @@ def test_a_signal_ends_the_remote_processes(hosts: SshHosts, number: signal.Sign
     assert no_mark_is_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_remote_job_outlives_a_killed_engine(hosts: SshHosts, tmp_path: Path) -> None:
     stubborn_job(tmp_path)
     engine = start(hosts, "--hosts", "a", "x.log", "bash", "job.sh", cwd=tmp_path)
@@ -292,6 +300,7 @@ def test_no_remote_job_outlives_a_killed_engine(hosts: SshHosts, tmp_path: Path)
     wait_until(lambda: not any(alive(pid) for pid in pids), 15)
 
 
+@pytest.mark.slow
 def test_jobs_end_when_the_driver_that_asked_for_them_is_killed(hosts: SshHosts, tmp_path: Path) -> None:
     command = ["run-ssh", *hosts.options, "--hosts", "a", "x.log", "bash", "-c", "echo $$ > pid; sleep 60; true"]
     driver = subprocess.Popen(
@@ -349,6 +358,7 @@ def test_a_cable_that_is_pulled_ends_the_job_there_before_another_machine_has_it
     assert len((tmp_path / "pids").read_text().split()) == 2
 
 
+@pytest.mark.slow
 def test_a_job_that_runs_too_long_is_ended_and_has_failed(hosts: SshHosts, tmp_path: Path) -> None:
     script = "echo $$ > pid.JOB; if [ JOB = 2 ]; then sleep 60; fi"
     done = run_ssh(hosts, *TWO, "--time-limit", "4", "JOB=1:2", "x.JOB.log", "bash", "-c", script, cwd=tmp_path)
@@ -359,6 +369,7 @@ def test_a_job_that_runs_too_long_is_ended_and_has_failed(hosts: SshHosts, tmp_p
     assert not alive(pid_in(tmp_path / "pid.2"))
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_not_shared_is_refused(tmp_path: Path) -> None:
     if os.getuid() != 0 or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
         pytest.skip("a host with folders of its own needs root and unshare --mount (Debian's util-linux)")
@@ -387,6 +398,7 @@ def test_a_job_whose_hosts_die_of_it_is_given_up(own_hosts: SshHosts, tmp_path: 
     assert not any(alive(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_pick_runs_only_what_has_not_succeeded(hosts: SshHosts, tmp_path: Path) -> None:
     run_ssh(hosts, *TWO, "JOB=1:2", "x.JOB.log", "test", "JOB", "!=", "2", cwd=tmp_path)
     again = run_ssh(hosts, "--pick", "failed", *TWO, "JOB=1:2", "x.JOB.log", "touch", "ran.JOB", cwd=tmp_path)

@@ -151,6 +151,7 @@ def test_a_lost_job_is_started_again_and_the_result_is_the_same(
         assert not (copy / f"exp/log/train.1.{job}.log.failed1").exists()
 
 
+@pytest.mark.slow
 def test_an_iteration_goes_on_without_a_job_that_stays_lost_and_says_so(copy: Path, trained: Path) -> None:
     archive = copy / "exp/egs/egs.3.ark"  # a shard that cannot be read to its end
     whole = archive.read_bytes()
@@ -309,6 +310,7 @@ def test_too_little_space_is_an_error_before_an_iteration(copy: Path, trained: P
         assert same(copy, trained)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_with_one_error_and_goes_on_when_there_is_space(copy: Path, trained: Path) -> None:
     happens(copy, "2.2.raw", "fill")
     with small_disk(copy / "exp", "4M"):

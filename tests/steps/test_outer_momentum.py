@@ -30,6 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_first_step_with_momentum_goes_beyond_the_average(trained: Path) -> None:
     exp = trained / "exp"
     assert not (exp / "1.velocity.raw").exists()  # the best job's model was kept: no step to remember
@@ -43,6 +44,7 @@ def test_the_first_step_with_momentum_goes_beyond_the_average(trained: Path) -> 
     assert "--velocity-in" in (exp / "log/average.2.log").read_text().splitlines()[0]
 
 
+@pytest.mark.slow
 def test_going_on_from_a_stage_takes_up_the_velocity(trained: Path) -> None:
     exp = trained / "exp"
     before = {name: (exp / name).read_bytes() for name in ("final.raw", "3.raw", "3.velocity.raw")}
@@ -51,6 +53,7 @@ def test_going_on_from_a_stage_takes_up_the_velocity(trained: Path) -> None:
     assert {name: (exp / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.slow
 def test_momentum_that_makes_no_sense_is_refused_before_anything_runs(trained: Path) -> None:
     add_experiment(trained, "refused", config=final_config())
     for option in ("--trainer.optimization.outer-momentum=1", "--trainer.optimization.outer-learning-rate=0"):
