@@ -221,7 +221,7 @@ class Plan:
 SENSITIVITY: dict[str, tuple[float, ...]] = {
     "rank-in": (5, 40),
     "rank-out": (20, 120),
-    "alpha": (1, 16),
+    "alpha": (0.25, 1, 16),
     "update-period": (1, 16),
     "num-samples-history": (500, 8000),
 }
