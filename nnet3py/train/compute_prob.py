@@ -6,6 +6,7 @@ Source: Kaldi src/nnet3/nnet-diagnostics.cc, NnetComputeProb.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from nnet3py.nnet.computation import ComputationCache
 from nnet3py.nnet.dropout import RandomComponent
 from nnet3py.nnet.network import Network
 from nnet3py.train.objective import accuracy, objective
-from nnet3py.train.parameter_update import Method
-from nnet3py.train.trainer import ParameterChange
+
+if TYPE_CHECKING:
+    from nnet3py.train.trainer import ParameterChange
 
 _PLACE = "PrintTotalStats():nnet-diagnostics.cc:1"  # of the lines in Kaldi, by which its reports know them
 
@@ -51,8 +53,12 @@ class ComputeProb:
         self.objectives: dict[str, float] = {}
         self.class_weights: dict[str, Array] = {}
         self.class_accuracies: dict[str, Array] = {}
-        self.gradient = ParameterChange(network, Method.SGD, every_component=True) if compute_derivative else None
-        if self.gradient is not None:
+        self.gradient: ParameterChange | None = None
+        if compute_derivative:
+            from nnet3py.train.parameter_update import Method  # here: scipy comes with it
+            from nnet3py.train.trainer import ParameterChange
+
+            self.gradient = ParameterChange(network, Method.SGD, every_component=True)
             for update in self.gradient.updates.values():
                 update.learning_rate = 1.0
         self._store_statistics = store_component_stats

@@ -12,7 +12,7 @@ from tiny_corpus import LAYER2_CONFIG, final_config, make_corpus
 from tiny_training import add_experiment, one_error, train
 
 from nnet3py.driver.report import read_progress
-from nnet3py.train.optimizer_state import read_optimizer_state
+from nnet3py.train.optimizer_state_file import read_optimizer_state
 
 pytestmark = pytest.mark.slow  # the driver many times over
 

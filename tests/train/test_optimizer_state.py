@@ -25,7 +25,8 @@ from nnet3py.errors import UserError
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.nnet.network import Network
 from nnet3py.train.natural_gradient import OnlineNaturalGradient
-from nnet3py.train.optimizer_state import OptimizerState, read_optimizer_state, write_optimizer_state
+from nnet3py.train.optimizer_state import OptimizerState
+from nnet3py.train.optimizer_state_file import read_optimizer_state, write_optimizer_state
 from nnet3py.train.parameter_update import Method
 from nnet3py.train.trainer import Trainer, TrainerOptions
 
