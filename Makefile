@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 DEMO_OPTIONS ?=
 export PATH := $(CURDIR)/bin:$(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-slow lint format paper paper-quick bench lock clean distclean
+.PHONY: help demo test test-slow test-long lint format paper paper-quick bench lock clean distclean
 
 help:
 	@echo "make demo       the whole job on the embedded data: speech, training over several jobs, decoding, word error rate"
 	@echo "make test       the tests, but for those marked slow"
 	@echo "make test-slow  the tests marked slow"
+	@echo "make test-long  the tests marked long, which .ci/run leaves out"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff lay out the code"
 	@echo "make paper      the comparisons of arXiv:1410.7455, hours (docs/paper.md); make paper-quick: the same shapes, smaller"
@@ -35,10 +36,13 @@ demo: $(READY)
 	@cd egs/digits/s5 && ./run.sh $(DEMO_OPTIONS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m "not slow and not long" --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -346,7 +346,7 @@ def test_ranges_of_tasks() -> None:
     assert slurm.ranges([4]) == "4"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_that_runs_too_long_is_a_failure_that_says_so(cluster: SlurmCluster) -> None:
     done = run_slurm("--time", "0:01", "x.log", "sleep", "300")  # Slurm looks every half minute, and adds some grace
     assert done.returncode == 1

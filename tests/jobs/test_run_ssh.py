@@ -353,7 +353,7 @@ def test_a_cable_that_is_pulled_ends_the_job_there_before_another_machine_has_it
         (tmp_path / "go").touch()
         _, errors = engine.communicate(timeout=60)
     assert engine.returncode == 0, errors
-    assert "Host a is lost" in errors
+    assert "Host a is lost" in errors or "Host a could not be reached" in errors  # before b had begun, or after
     assert host_of(tmp_path / "x.log") == "b"
     assert len((tmp_path / "pids").read_text().split()) == 2
 

@@ -228,7 +228,7 @@ run.main(args=["--size=tiny", "--work={work}"])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(bool(ABSENT), reason=f"not installed: {ABSENT}; pip install nnet3py[recipes]")
 def test_a_tiny_plan_is_trained_and_decoded_and_not_done_again(paper: dict[str, ModuleType], tmp_path: Path) -> None:
     for name in ("bin", "steps", "nnet3py"):

@@ -44,7 +44,7 @@ def test_a_model_trained_on_two_hosts_is_that_of_one_machine(
         assert (trained / "ssh" / name).read_bytes() == (trained / "exp" / name).read_bytes(), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_host_that_dies_during_the_training_changes_nothing(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
