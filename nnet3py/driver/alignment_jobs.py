@@ -19,18 +19,17 @@ from pathlib import Path
 from nnet3py import log
 from nnet3py.alignment.lexicon import read_symbols, read_text_lines
 from nnet3py.alignment.timed_phones import monophone_transition_model, monophone_tree_text
-from nnet3py.decoding.likelihood_jobs import (
-    Likelihoods,
+from nnet3py.decoding.score import read_transcripts, write_text
+from nnet3py.driver.directory_lock import locked
+from nnet3py.driver.engine import Engine, pipeline, require_plain_path
+from nnet3py.driver.experiment import copy_atomically, termination_interrupts, write_atomically
+from nnet3py.driver.likelihood_jobs import (
     as_rspecifier,
     feature_lines,
     likelihood_command,
     normalises_online,
     split_features,
 )
-from nnet3py.decoding.score import read_transcripts, write_text
-from nnet3py.driver.directory_lock import locked
-from nnet3py.driver.engine import Engine, pipeline, require_plain_path
-from nnet3py.driver.experiment import copy_atomically, termination_interrupts, write_atomically
 from nnet3py.driver.options import AlignOptions, EqualAlignOptions
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import read_topology, read_transition_model, write_transition_model_to
@@ -66,7 +65,7 @@ def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: s
         _start_over(folder)
         by_speaker = normalises_online(Path(model_dir))
         jobs = split_features(lines, data, Path(folder), options.nj, by_speaker=by_speaker)
-        likelihoods = likelihood_command(data, Path(folder), source, _likelihoods(options))
+        likelihoods = likelihood_command(data, Path(folder), source, options)
         compiling = []
         graphs = options.graphs
         if transcripts is not None:
@@ -148,21 +147,6 @@ def _check_phones(lang: str, model_dir: str) -> None:
     )
     if ours != theirs:
         raise UserError(f"The phones of {lang}/phones.txt and {path} differ: align with the model's own language.")
-
-
-def _likelihoods(options: AlignOptions) -> Likelihoods:
-    return Likelihoods(
-        cmvn_options=options.cmvn_opts,
-        ivector_dir=options.online_ivector_dir,
-        use_gpu=options.use_gpu,
-        chunk_options={
-            "frames-per-chunk": options.frames_per_chunk,
-            "extra-left-context": options.extra_left_context,
-            "extra-right-context": options.extra_right_context,
-            "extra-left-context-initial": options.extra_left_context_initial,
-            "extra-right-context-final": options.extra_right_context_final,
-        },
-    )
 
 
 def _transcripts(data: str, lang: str) -> Callable[[str], str | None]:

@@ -463,27 +463,14 @@ class EgsOptions:
 
 
 @dataclass(frozen=True)
-class AlignOptions:
-    """steps/align.py."""
+class NetworkJobOptions:
+    """What steps/align.py and steps/decode.py have in common: jobs that evaluate a network."""
 
     command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
     max_retries: int = _max_retries()
     job_time_limit: float = _job_time_limit()
     nj: int = _option("--nj", 4, "Parts that the data are split into, one job each.", type=click.IntRange(1))
-    iteration: str = _option("--iter", "final", "The model is NAME.mdl of <src-dir>.", metavar="NAME")
-    scale_opts: str = _option(
-        "--scale-opts",
-        "--transition-scale=1.0 --acoustic-scale=0.1 --self-loop-scale=0.1",
-        "Options of align-compiled-mapped.",
-    )
-    graphs: str = _option(
-        "--graphs",
-        "",
-        "Table of compiled graphs to align with, in place of graphs compiled here: for a model that depends on "
-        "neighbouring phones, those of Kaldi's compile-train-graphs.",
-        metavar="RSPECIFIER",
-    )
-    cmvn_opts: str = _option("--cmvn-opts", "", "Options of apply-cmvn; default: <src-dir>/cmvn_opts, or none.")
+    cmvn_opts: str = _option("--cmvn-opts", "", "Options of apply-cmvn; default: cmvn_opts beside the model, or none.")
     online_ivector_dir: str = _option("--online-ivector-dir", "", "Directory with iVectors for these data.")
     frames_per_chunk: int = _option(
         "--frames-per-chunk", 50, "Input frames of the chunks that are evaluated separately."
@@ -497,6 +484,38 @@ class AlignOptions:
         "--extra-right-context-final", -1, "If not negative, instead at an utterance's end."
     )
     use_gpu: str = _option("--use-gpu", "no", "Option of nnet-compute.", metavar="yes|no")
+
+
+@dataclass(frozen=True)
+class AlignOptions(NetworkJobOptions):
+    """steps/align.py."""
+
+    iteration: str = _option("--iter", "final", "The model is NAME.mdl of <src-dir>.", metavar="NAME")
+    scale_opts: str = _option(
+        "--scale-opts",
+        "--transition-scale=1.0 --acoustic-scale=0.1 --self-loop-scale=0.1",
+        "Options of align-compiled-mapped.",
+    )
+    graphs: str = _option(
+        "--graphs",
+        "",
+        "Table of compiled graphs to align with, in place of graphs compiled here: for a model that depends on "
+        "neighbouring phones, those of Kaldi's compile-train-graphs.",
+        metavar="RSPECIFIER",
+    )
+
+
+@dataclass(frozen=True)
+class DecodeOptions(NetworkJobOptions):
+    """steps/decode.py."""
+
+    iteration: str = _option("--iter", "final", "The model is NAME.mdl in the parent of <decode-dir>.", metavar="NAME")
+    acwt: str = _option(
+        "--acwt", "0.1", "Acoustic scale; with several, one set of hypotheses for each.", metavar="X,..."
+    )
+    beam: float = _option("--beam", 16.0, "Hypotheses that cost more than the best by this are dropped.")
+    max_active: int = _option("--max-active", 7000, "Most hypotheses kept a frame.")
+    use_priors: bool = _option("--use-priors", True, "Divide the network's output by the priors in the model.")
 
 
 @dataclass(frozen=True)

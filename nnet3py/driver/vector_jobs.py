@@ -24,10 +24,10 @@ from pathlib import Path
 
 from nnet3py import log
 from nnet3py.alignment.lexicon import read_text_lines
-from nnet3py.decoding.likelihood_jobs import feature_lines, split_features
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, require_plain_path
 from nnet3py.driver.experiment import copy_atomically, digest, termination_interrupts, write_atomically
+from nnet3py.driver.likelihood_jobs import feature_lines, split_features
 from nnet3py.driver.options import VectorOptions, option_name
 from nnet3py.errors import UserError
 

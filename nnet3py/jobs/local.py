@@ -113,7 +113,11 @@ def _start(invocation: Invocation, number: int | None, running: dict[int, _Job],
     path = invocation.log_of(number)
     command = invocation.command_of(number)
     descriptor = log_file.create(path)
-    os.write(descriptor, log_file.header(command).encode("utf-8", "surrogateescape"))
+    try:
+        log_file.append(descriptor, path, log_file.header(command))
+    except UserError:
+        os.close(descriptor)
+        raise
     environment = {**os.environ, **blas_threads(invocation.num_threads)}
     environment.pop(DRIVER_PID, None)
     if gpus is not None:
@@ -156,8 +160,8 @@ def _wait(invocation: Invocation, running: dict[int, _Job]) -> tuple[int, int]:
         for pid, job in running.items():
             if job.over_time is None and now - job.started > invocation.time_limit:
                 job.over_time = now
-                os.write(job.descriptor, log_file.over_time("run-local", invocation.time_limit).encode())
                 _signal_group(pid, signal.SIGTERM)
+                log_file.append(job.descriptor, job.log, log_file.over_time("run-local", invocation.time_limit))
             elif job.over_time is not None and now - job.over_time > _GRACE_SECONDS:
                 _signal_group(pid, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
@@ -168,8 +172,10 @@ def _finish(invocation: Invocation, job: _Job, wait_status: int) -> int:
     if job.over_time is not None:
         status = status or _TIMED_OUT
     lines = log_file.footer(status, time.monotonic() - job.started, invocation.num_threads)
-    os.write(job.descriptor, lines.encode())
-    os.close(job.descriptor)
+    try:
+        log_file.append(job.descriptor, job.log, lines)
+    finally:
+        os.close(job.descriptor)
     return status
 
 
@@ -194,7 +200,8 @@ def _collect(invocation: Invocation, left: dict[int, _Job], flags: int) -> None:
     for pid in list(left):
         ended, status = os.waitpid(pid, flags)
         if ended:
-            _finish(invocation, left.pop(pid), status)
+            with contextlib.suppress(UserError):  # a log that cannot be written must not keep a job alive
+                _finish(invocation, left.pop(pid), status)
 
 
 def _end_group(pid: int, deadline: float) -> None:

@@ -62,6 +62,20 @@ def create(path: str) -> int:
         raise UserError(f"Cannot open the log {path} to write: {problem.strerror}.") from problem
 
 
+def append(descriptor: int, path: str, text: str) -> None:
+    """Add lines to a log that :func:`create` opened.
+
+    Raises:
+        UserError: they cannot be written, on a full disk for instance.
+    """
+    data = text.encode("utf-8", "surrogateescape")
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError as problem:
+        raise UserError(f"Cannot write the log {path}: {problem.strerror}.") from problem
+
+
 def status(path: str) -> int | None:
     """How a job ended: 0 is success, another number failure, None not ended (or never started)."""
     try:

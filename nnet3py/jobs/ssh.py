@@ -196,7 +196,11 @@ class _Engine:
         path, command = self.invocation.log_of(number), self.invocation.command_of(number)
         descriptor = log_file.create(path)
         remarks = [f"Running on {host.name}", *self.losses.get(number, [])]
-        os.write(descriptor, log_file.header(command, remarks).encode("utf-8", "surrogateescape"))
+        try:
+            log_file.append(descriptor, path, log_file.header(command, remarks))
+        except UserError:
+            os.close(descriptor)
+            raise
         text = remote_job.script(command, self.shared, self.environment, secret=self.secret, silence=self.silence)
         environment = {name: value for name, value in os.environ.items() if name != DRIVER_PID}
         read_feed, feed = os.pipe()
@@ -342,8 +346,8 @@ class _Engine:
             at_work = job.began is not None and job.ended is None and not job.over_time
             if at_work and now - (job.began or now) > limit:
                 job.over_time = True
-                os.write(job.descriptor, log_file.over_time("run-ssh", limit).encode())
                 self._ask_to_end(job)
+                log_file.append(job.descriptor, job.log, log_file.over_time("run-ssh", limit))
             if job.deadline is not None and now > job.deadline:
                 _signal(pid, signal.SIGKILL)
 
@@ -379,7 +383,7 @@ class _Engine:
             self.losses.setdefault(job.number, []).append(f"Lost before on {host.name}: {reason}")
             if len(self.losses[job.number]) >= _MOST_LOSSES:
                 line = f"run-ssh: lost {_MOST_LOSSES} times, now on {host.name}: {reason}\n"
-                os.write(job.descriptor, line.encode("utf-8", "surrogateescape"))
+                log_file.append(job.descriptor, job.log, line)
                 self._finish(job, _SSH_FAILED)
                 return
             self._close(job)
@@ -411,8 +415,10 @@ class _Engine:
     def _finish(self, job: _Job, status: int) -> None:
         """Write a log's last lines."""
         seconds = time.monotonic() - (job.began or job.started)
-        os.write(job.descriptor, log_file.footer(status, seconds, self.invocation.num_threads).encode())
-        self._close(job)
+        try:
+            log_file.append(job.descriptor, job.log, log_file.footer(status, seconds, self.invocation.num_threads))
+        finally:
+            self._close(job)
         if status != 0:
             self.failed.append(job.number)
 
@@ -447,7 +453,8 @@ class _Engine:
                 if os.waitpid(pid, os.WNOHANG)[0]:
                     del self.running[pid]
                     self._receive(job)
-                    self._finish(job, job.ended if job.ended is not None else -signal.SIGTERM)
+                    with contextlib.suppress(UserError):  # a log that cannot be written must not keep others alive
+                        self._finish(job, job.ended if job.ended is not None else -signal.SIGTERM)
 
 
 def _signal(pid: int, number: int) -> None:

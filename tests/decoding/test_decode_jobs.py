@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnet3py.decoding.decode_jobs import scales
 from nnet3py.decoding.graph import make_graph_dir
 from nnet3py.decoding.score import read_transcripts
+from nnet3py.driver.decoding_jobs import scales
 from nnet3py.errors import UserError
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.table import TableWriter
@@ -77,9 +78,9 @@ def test_the_number_of_jobs_does_not_change_the_words(work: Path) -> None:
 def test_only_this_decodings_hypotheses_and_logs_are_left(work: Path) -> None:
     folder = work / "nnet" / "decode"
     assert decode(work, "--nj=2", "--acwt=0.1,0.2").returncode == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["hyp_0.1.txt", "hyp_0.2.txt", "log"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "hyp_0.1.txt", "hyp_0.2.txt", "log"]
     assert decode(work, "--nj=2", "--acwt=0.3").returncode == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["hyp_0.3.txt", "log"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "hyp_0.3.txt", "log"]
 
 
 def test_means_are_subtracted_as_the_training_did(work: Path) -> None:
@@ -142,11 +143,28 @@ def test_ivectors_and_subsampling_reach_the_network_and_a_foreign_extractor_is_r
 
 def test_a_job_that_fails_is_reported_with_its_log(work: Path) -> None:
     (work / "data" / "feats.scp").write_text("".join(f"{key} nowhere.ark:5\n" for key in KEYS))
-    done = decode(work, "--nj=2")
+    done = decode(work, "--nj=2", "--max-retries=0")
     assert done.returncode == 1
-    assert "decode_0.1.JOB.log" in done.stderr
+    assert "decode_0.1.1.log" in done.stderr
     assert "nowhere.ark" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_job_that_is_killed_is_started_again(work: Path) -> None:
+    assert decode(work, "--nj=2").returncode == 0
+    undisturbed = (work / "nnet/decode/hyp_0.1.txt").read_text()
+    shim = work / "shim" / "decode-faster-mapped"
+    shim.parent.mkdir()
+    shim.write_text(
+        '#!/bin/bash\n[[ $* = *hyp_0.1.2 && ! -e killed ]] && touch killed && kill -9 $$\n'
+        f'exec {ROOT}/bin/decode-faster-mapped "$@"\n'
+    )
+    shim.chmod(0o755)
+    done = decode(work, "--nj=2", "--cmd", f"env PATH={shim.parent}:{os.environ['PATH']} run-local")
+    assert done.returncode == 0, done.stderr
+    assert "Starting it again" in done.stderr
+    assert (work / "killed").exists()
+    assert (work / "nnet/decode/hyp_0.1.txt").read_text() == undisturbed
 
 
 def test_a_missing_model_is_named(work: Path) -> None:

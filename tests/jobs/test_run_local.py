@@ -145,7 +145,7 @@ def test_a_bad_number_of_slots_is_refused(value: str) -> None:
 
 
 def test_no_more_jobs_run_at_once_than_asked(tmp_path: Path) -> None:
-    script = "touch on.JOB; ls on.* | wc -l; sleep 0.2; rm on.JOB"
+    script = "touch on.JOB; ls | grep -c ^on; sleep 0.2; rm on.JOB"
     done = run_local("--max-jobs-run", "2", "JOB=1:5", "x.JOB.log", "bash", "-c", script, cwd=tmp_path)
     assert done.returncode == 0
     at_once = [int(output_of(tmp_path / f"x.{n}.log")[0]) for n in range(1, 6)]
@@ -237,6 +237,18 @@ def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("ERROR (") == 1
     assert "log/x.log" in done.stderr
+
+
+def test_a_log_on_a_full_disk_is_an_error_and_ends_the_other_jobs(tmp_path: Path) -> None:
+    (tmp_path / "x.2.log").symlink_to("/dev/full")
+    started = time.monotonic()
+    done = run_local("--max-jobs-run", "2", "JOB=1:2", "x.JOB.log", "sleep", "60", cwd=tmp_path)
+    assert done.returncode == 1
+    assert time.monotonic() - started < 30
+    assert done.stderr.count("ERROR (") == 1
+    assert "x.2.log: No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert log_file.status(str(tmp_path / "x.1.log")) != 0
 
 
 def test_a_programs_last_moments_are_its_own_when_the_engine_is_ended(tmp_path: Path) -> None:

@@ -8,32 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.decoding.score import write_text
+from nnet3py.driver.options import NetworkJobOptions
 from nnet3py.errors import UserError
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
-
-
-@dataclass(frozen=True)
-class Likelihoods:
-    """How a network is evaluated.
-
-    Attributes:
-        use_priors: whether the priors in the model are divided by.
-        cmvn_options: options of apply-cmvn; empty for those beside the model.
-        ivector_dir: directory of iVectors for the data, or empty.
-        chunk_options: options of nnet-compute by name.
-        use_gpu: its option ``--use-gpu``.
-    """
-
-    use_priors: bool = True
-    cmvn_options: str = ""
-    ivector_dir: str = ""
-    chunk_options: dict[str, int] = field(default_factory=dict)
-    use_gpu: str = "no"
 
 
 def normalises_online(model_dir: Path) -> bool:
@@ -87,16 +68,18 @@ def _split_by_speaker(data_dir: str, folder: Path, lines: list[str], num_jobs: i
     return len(parts)
 
 
-def likelihood_command(data_dir: str, folder: Path, model: str, settings: Likelihoods) -> list[str]:
+def likelihood_command(
+    data_dir: str, folder: Path, model: str, settings: NetworkJobOptions, *, use_priors: bool = True
+) -> list[str]:
     """The command that computes the log-likelihoods of job ``JOB``, but for its output.
 
-    ``folder`` has what :func:`split_features` wrote.
+    ``folder`` has what :func:`split_features` wrote. ``use_priors``: whether the priors in the model are divided by.
 
     Raises:
         UserError: the iVectors are not those of the model, or a file beside it is bad.
     """
     model_dir = Path(model).parent
-    options = settings.cmvn_options
+    options = settings.cmvn_opts
     with contextlib.suppress(OSError):
         options = options or (model_dir / "cmvn_opts").read_text().strip()
     features = f"scp:{folder}/feats.JOB.scp"
@@ -109,11 +92,15 @@ def likelihood_command(data_dir: str, folder: Path, model: str, settings: Likeli
         )
     return [
         "nnet-compute",
-        f"--use-priors={'true' if settings.use_priors else 'false'}",
+        f"--use-priors={'true' if use_priors else 'false'}",
         f"--use-gpu={settings.use_gpu}",
-        *(f"--{name}={value}" for name, value in settings.chunk_options.items()),
+        f"--frames-per-chunk={settings.frames_per_chunk}",
+        f"--extra-left-context={settings.extra_left_context}",
+        f"--extra-right-context={settings.extra_right_context}",
+        f"--extra-left-context-initial={settings.extra_left_context_initial}",
+        f"--extra-right-context-final={settings.extra_right_context_final}",
         *_subsampling(model_dir),
-        *_ivectors(settings.ivector_dir, model_dir),
+        *_ivectors(settings.online_ivector_dir, model_dir),
         model,
         features,
     ]
