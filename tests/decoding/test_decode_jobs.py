@@ -156,7 +156,7 @@ def test_a_job_that_is_killed_is_started_again(work: Path) -> None:
     shim = work / "shim" / "decode-faster-mapped"
     shim.parent.mkdir()
     shim.write_text(
-        '#!/bin/bash\n[[ $* = *hyp_0.1.2 && ! -e killed ]] && touch killed && kill -9 $$\n'
+        "#!/bin/bash\n[[ $* = *hyp_0.1.2 && ! -e killed ]] && touch killed && kill -9 $$\n"
         f'exec {ROOT}/bin/decode-faster-mapped "$@"\n'
     )
     shim.chmod(0o755)
