@@ -104,7 +104,7 @@ def _train(folder: Path, jobs: int, archives: int) -> tuple[float, float]:
         "--trainer.num-epochs": f"{ITERATIONS * jobs / archives:.6f}",
         "--trainer.optimization.num-jobs-initial": jobs,
         "--trainer.optimization.num-jobs-final": jobs,
-        "--trainer.optimization.minibatch-size": 64,
+        "--trainer.optimization.minibatch-size": "1:64",
         "--trainer.optimization.do-final-combination": "false",
     }
     words = [f"{option}={value}" for option, value in options.items()]
@@ -179,7 +179,7 @@ def _average(folder: Path, count: int) -> tuple[float, float]:
 def _job(folder: Path, beside: int) -> float:
     """Seconds of one round of jobs with one minibatch, as many at once as there are slots; the better of three."""
     jobs = " & ".join(
-        f"nnet-train-shard --minibatch-size=64 '{ROOT / 'bin/nnet-copy'} --learning-rate=0.001 0.raw - |' "
+        f"nnet-train-shard --minibatch-size=1:64 '{ROOT / 'bin/nnet-copy'} --learning-rate=0.001 0.raw - |' "
         f"ark:egs/egs.{number}.ark trained.{number}.raw"
         for number in range(1, beside + 1)
     )

@@ -24,7 +24,7 @@ from nnet3py.temporary_files import replacing
 
 _MODEL = re.compile(r"(\d+)\.raw")
 _VELOCITY = re.compile(r"(\d+)\.velocity\.raw")
-_SHARD_MODEL = re.compile(r"(\d+)\.(?:\d+|average)\.raw")
+_SHARD_MODEL = re.compile(r"(\d+)\.(?:\d+|average|group\d+-\d+)\.raw|\d+\.group\d+-\d+\.list")
 _PART = re.compile(r"\d+\.lda_stats|post\.\w+\.\d+\.vec")
 _UNFINISHED = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
@@ -149,7 +149,7 @@ class Experiment:
         self.remove_shard_models()
 
     def remove_shard_models(self) -> None:
-        """Remove the jobs' own models, and averages that were changed, which an iteration's result has replaced."""
+        """Remove the jobs' models, averages of groups or that were changed: the iteration's result is enough."""
         self.remove(*(name for name in os.listdir(self.folder) if _SHARD_MODEL.fullmatch(name)))
 
     def remove_leavings(self) -> None:

@@ -333,6 +333,13 @@ class TrainingOptions:
     outer_learning_rate: float = _option(
         "--trainer.optimization.outer-learning-rate", 1.0, "Multiplies the step from iteration to iteration."
     )
+    average_group_size: int = _option(
+        "--trainer.optimization.average-group-size",
+        0,
+        "Most models that one job averages: more are averaged in groups first, side by side (docs/scaling.md). 0: one "
+        "job averages all.",
+        type=click.IntRange(0),
+    )
     proportional_shrink: float = _option(
         "--trainer.optimization.proportional-shrink",
         0.0,

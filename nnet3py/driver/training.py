@@ -24,7 +24,8 @@ import shutil
 import time
 
 from nnet3py import log
-from nnet3py.driver import minibatch_size, mix_up, optimizer_states, prior_scale, realignment
+from nnet3py.driver import averaging, minibatch_size, mix_up, optimizer_states, prior_scale, realignment
+from nnet3py.driver.averaging import Averaging
 from nnet3py.driver.diagnostics import read_training_objective, select_models
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.dropout_schedule import parse_dropout_schedules
@@ -108,6 +109,7 @@ def _check(options: TrainingOptions) -> None:
     if options.backstitch_training_scale > 0 and options.momentum > 0:
         raise UserError("Backstitch and momentum do not go together: leave one of the two options at 0.")
     optimizer_states.check(options)
+    averaging.check(options)
     _schedule(options, num_archives=10**9, num_layers=1)  # what can be refused before examples are made
     if not options.max_param_change > 0:
         raise UserError(f"--trainer.max-param-change must be above 0, found {options.max_param_change}.")
@@ -150,6 +152,7 @@ class _Training(Stage):
         self.optimizer_states = OptimizerStates(options, engine)
         self.layers = self._layers()
         self.starting_model = StartingModel(options, engine, self.layers)
+        self.averaging = Averaging(options, engine)
         self.shrink_and_fix = ShrinkAndFix(options, engine)
         self.faults = FaultRecord(self.experiment)
         engine.on_fault = self.faults.note
@@ -346,43 +349,27 @@ class _Training(Stage):
                 f"Iteration {index}: only {len(accepted)} of {len(shards.ready)} models are good enough to "
                 f"go on with; see the objectives in {self.experiment.log(f'train.{index}.*')}."
             )
-        outer_step = self._outer_step(index)
         made = self.shrink_and_fix.average(iteration) if self.shrink_and_fix.is_due(iteration) else self._raw(index + 1)
-        if not (iteration.averages and (outer_step or len(accepted) > 1)):
+        if not (iteration.averages and (self.averaging.outer_step(index) or len(accepted) > 1)):
             if shards.train_unreadable([best]):
                 return False
             copy_atomically(shards.model(best), made)
             return True
-        command = ["nnet-average", *outer_step, *(shards.model(job) for job in accepted), made]
-        name, what = f"average.{index}", f"Averaging, iteration {index}"
-        if self.engine.start(self.experiment.log(name), command, what=what, max_retries=0).lost():
+
+        def recover(what: str) -> bool:
             require_space(self.options.dir, os.path.getsize(self._raw(index)) + LOG_BYTES, what)
-            if shards.train_unreadable(accepted):
-                return False
-            self._run(name, command, what)
-        return True
+            return shards.train_unreadable(accepted)
+
+        return self.averaging.run(index, [shards.model(job) for job in accepted], made, recover)
 
     def _require_space(self, iteration: Iteration) -> None:
         """Room for an iteration's models, states of the optimiser and logs, by the size of the model it starts from."""
         model = os.path.getsize(self._raw(iteration.index))
-        models = iteration.jobs + 1 + bool(self._outer_step(iteration.index)) + self.shrink_and_fix.is_due(iteration)
+        models = iteration.jobs + 1 + self.averaging.num_extra_models(iteration)
+        models += self.shrink_and_fix.is_due(iteration)
         states = self.optimizer_states.bytes_needed(iteration, model)
         needed = models * model + states + (iteration.jobs + 3) * LOG_BYTES
         require_space(self.options.dir, needed, f"Iteration {iteration.index}")
-
-    def _outer_step(self, index: int) -> list[str]:
-        """What makes of the average a step with momentum; nothing where the plain average is wanted.
-
-        The velocity of the step before is there unless that step was none, the best job's model having been kept.
-        """
-        momentum, rate = self.options.outer_momentum, self.options.outer_learning_rate
-        if momentum == 0 and rate == 1:
-            return []
-        words = [f"--outer-momentum={momentum:g}", f"--outer-learning-rate={rate:g}"]
-        words.append(f"--start-model={self._raw(index)}")
-        if self.experiment.has(f"{index}.velocity.raw"):
-            words.append(f"--velocity-in={self._raw(f'{index}.velocity')}")
-        return [*words, f"--velocity-out={self._raw(f'{index + 1}.velocity')}"]
 
     def _train_command(self, egs: Egs, iteration: Iteration) -> list[str]:
         options = self.options
