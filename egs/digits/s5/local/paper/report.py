@@ -223,6 +223,7 @@ class Report:
         figure, panels = pyplot.subplots(1, len(METHODS), figsize=(13, 4.2), sharey=True)  # type: ignore[attr-defined]
         colours = pyplot.get_cmap("viridis")  # type: ignore[attr-defined]
         for axes, method in zip(panels, METHODS, strict=True):
+            below: list[str] = []
             for place, jobs in enumerate(self.size.jobs):
                 one = found[method, jobs]
                 if one is None:
@@ -231,13 +232,19 @@ class Report:
                 clock = self._clock(one) if by_time else [row.epoch for row in rows]
                 colour = colours(0.9 * place / max(1, len(self.size.jobs) - 1))
                 axes.plot(clock[1:], [row.valid_logprob for row in rows][1:], color=colour, label=_jobs(jobs))
-                axes.plot(clock[-1:], [one.final.valid_logprob], "*", color=colour, markersize=10)
+                final = one.final.valid_logprob
+                if final < _LOWEST:
+                    below.append(f"{_jobs(jobs)}: {final:.2f}")
+                else:
+                    axes.plot(clock[-1:], [final], "*", color=colour, markersize=10)
+            if below:
+                axes.text(0.03, 0.97, "\n".join(["below:", *below]), transform=axes.transAxes, va="top")
             axes.set_title(METHODS[method])
             axes.set_xlabel("seconds of training, simulated" if by_time else "epochs")
             axes.grid(alpha=0.3)
             if by_time:
                 axes.set_xscale("log")
-            axes.set_ylim(-2.6, -1.1)
+            axes.set_ylim(_LOWEST, -1.1)
         panels[0].set_ylabel("log-probability per frame, validation data")
         panels[-1].legend(title="star: final model", fontsize="small")
         _save(figure, path)
@@ -263,6 +270,7 @@ class Report:
         _save(figure, path)
 
 
+_LOWEST = -2.6  # where the figures of log-probabilities begin
 _HEADLINE = ("log-prob", "loss", "WER, %")
 _COLUMNS = ("log-prob, final", "log-prob, last model", "loss", "WER, %")
 
