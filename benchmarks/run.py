@@ -14,6 +14,7 @@ for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
 import model_loading  # noqa: E402
 import programs  # noqa: E402
 import scaling  # noqa: E402
+import scaling_model  # noqa: E402
 import threads  # noqa: E402
 import timing  # noqa: E402
 import train_step  # noqa: E402
@@ -25,6 +26,7 @@ REPORTS = {
     "help": programs.help_report,
     "average": programs.average_report,
     "scaling": scaling.report,
+    "scaling-model": scaling_model.report,
     "loading": model_loading.report,
 }
 

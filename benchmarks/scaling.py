@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +90,17 @@ def _run(command: list[str], folder: Path) -> tuple[float, str]:
     return time.perf_counter() - start, done.stderr
 
 
-def _train(folder: Path, jobs: int, archives: int) -> tuple[float, float]:
-    """Wall seconds of an iteration, mean over all but the first, and the driver's own processor seconds for each."""
+@dataclass(frozen=True)
+class _Cost:
+    """Of an iteration, in seconds: until the last job's end, from there to the average; the driver's processor time."""
+
+    jobs: float
+    average: float
+    driver: float
+
+
+def _train(folder: Path, jobs: int, archives: int) -> _Cost:
+    """Train; means over all iterations but the first, which keeps the best job's model and averages nothing."""
     name = f"exp{jobs}"
     (folder / name / "configs").mkdir(parents=True)
     (folder / name / "configs/final.config").write_text(_config())
@@ -104,6 +114,8 @@ def _train(folder: Path, jobs: int, archives: int) -> tuple[float, float]:
         "--trainer.num-epochs": f"{ITERATIONS * jobs / archives:.6f}",
         "--trainer.optimization.num-jobs-initial": jobs,
         "--trainer.optimization.num-jobs-final": jobs,
+        "--trainer.optimization.initial-effective-lrate": "1e-6",  # no job is to diverge and be left out
+        "--trainer.optimization.final-effective-lrate": "1e-6",
         "--trainer.optimization.minibatch-size": "1:64",
         "--trainer.optimization.do-final-combination": "false",
     }
@@ -113,9 +125,20 @@ def _train(folder: Path, jobs: int, archives: int) -> tuple[float, float]:
     rows = [row for row in read_progress(str(folder / name / "progress.tsv")) if row.iteration_seconds >= 0]
     found = re.search(rf"{_CPU} (\S+)", said)
     assert found is not None
+    average = statistics.mean(_average_after_jobs(folder / name / "log", row.model) for row in rows[1:])
+    whole = statistics.mean(row.iteration_seconds for row in rows[1:])
     shutil.copy(folder / name / "final.raw", folder / "0.raw")
     shutil.rmtree(folder / name)
-    return statistics.mean(row.iteration_seconds for row in rows[1:]), float(found[1]) / len(rows)
+    return _Cost(whole - average, average, float(found[1]) / len(rows))
+
+
+def _average_after_jobs(logs: Path, iteration: str) -> float:
+    """Seconds from when the last training job wrote the end of its log to the end of the average's."""
+    average = logs / f"average.{iteration}.log"
+    if not average.exists():
+        return 0.0
+    last = max(path.stat().st_mtime for path in logs.glob(f"train.{iteration}.*.log"))
+    return average.stat().st_mtime - last
 
 
 def _make_examples(folder: Path) -> int:
@@ -131,10 +154,10 @@ def report() -> list[str]:
     """Two tables: iterations by jobs, and averages by models."""
     slots = os.cpu_count() or 1
     lines = [
-        f"An iteration of one minibatch a job, {slots} jobs at once.",
+        f"An iteration of at most one minibatch a job, {slots} jobs at once.",
         "",
-        "| jobs | iteration (s) | of it jobs (s) | average (s) | the rest (s) | driver's processor time (s) |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| jobs | training jobs (s) | each, times the slots (s) | average (s) | driver's processor time (s) |",
+        "| --- | --- | --- | --- | --- |",
     ]
     averages = [
         "| models | nnet-average (s) | reading them (s) | ratio | peak memory / one model |",
@@ -145,14 +168,11 @@ def report() -> list[str]:
         _make_corpus(folder)
         archives = _make_examples(folder)
         for jobs in JOBS:
-            wall, processor = _train(folder, jobs, archives)
-            average, reading = _average(folder, jobs)
-            job = _job(folder, min(jobs, slots))
-            training = job * -(-jobs // slots)
-            average = average if jobs > 1 else 0.0
-            rest = wall - training - average
-            lines.append(f"| {jobs} | {wall:.1f} | {training:.1f} | {average:.2f} | {rest:.1f} | {processor:.2f} |")
+            cost = _train(folder, jobs, archives)
+            each = cost.jobs / jobs * min(jobs, slots)
+            lines.append(f"| {jobs} | {cost.jobs:.1f} | {each:.2f} | {cost.average:.2f} | {cost.driver:.2f} |")
             if jobs > 1:
+                average, reading = _average(folder, jobs)
                 peak = peak_bytes(["nnet-average", *_models(folder, jobs), "average.raw"], folder)
                 memory = peak / os.path.getsize(folder / "0.raw")
                 averages.append(f"| {jobs} | {average:.2f} | {reading:.2f} | {average / reading:.2f} | {memory:.1f} |")
@@ -174,13 +194,3 @@ def _average(folder: Path, count: int) -> tuple[float, float]:
     reader = [sys.executable, "-c", "import sys\nfor n in sys.argv[1:]: open(n, 'rb', buffering=0).read()", *models]
     turns = [(_run(["nnet-average", *models, "average.raw"], folder)[0], _run(reader, folder)[0]) for _ in range(3)]
     return min(turn[0] for turn in turns), min(turn[1] for turn in turns)
-
-
-def _job(folder: Path, beside: int) -> float:
-    """Seconds of one round of jobs with one minibatch, as many at once as there are slots; the better of three."""
-    jobs = " & ".join(
-        f"nnet-train-shard --minibatch-size=1:64 '{ROOT / 'bin/nnet-copy'} --learning-rate=0.001 0.raw - |' "
-        f"ark:egs/egs.{number}.ark trained.{number}.raw"
-        for number in range(1, beside + 1)
-    )
-    return min(_run(["bash", "-c", f"{jobs} & wait"], folder)[0] for _ in range(3))

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnet3py.nnet.component import Component, Role
 
-_PIECE = 1 << 18  # numbers
+_PIECE = 1 << 16  # numbers: it and the product stay in a core's cache
 _ROLES = (Role.PARAMETER, Role.STATISTIC)
 
 
