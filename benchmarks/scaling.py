@@ -22,8 +22,12 @@ import numpy as np
 from programs import ROOT, peak_bytes
 
 from nnet3py.driver.report import read_progress
+from nnet3py.egs.minibatch import Minibatch, SparseLabels
+from nnet3py.nnet.network import Network
 from nnet3py.tables.holders import INT_VECTOR, MATRIX
 from nnet3py.tables.table import TableWriter
+from nnet3py.train.kept_memory import keep_freed_memory
+from nnet3py.train.trainer import Trainer, TrainerOptions
 
 JOBS = (1, 4, 16, 64)
 ITERATIONS = 3
@@ -92,10 +96,18 @@ def _run(command: list[str], folder: Path) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class _Cost:
-    """Of an iteration, in seconds: until the last job's end, from there to the average; the driver's processor time."""
+    """Of an iteration, in seconds.
+
+    Attributes:
+        jobs: from its start to the last training job's end.
+        average: from there to the average's end.
+        diagnostics: from there until the diagnostics that run beside it have ended too; 0 if they were quicker.
+        driver: the driver's own processor time.
+    """
 
     jobs: float
     average: float
+    diagnostics: float
     driver: float
 
 
@@ -125,20 +137,41 @@ def _train(folder: Path, jobs: int, archives: int) -> _Cost:
     rows = [row for row in read_progress(str(folder / name / "progress.tsv")) if row.iteration_seconds >= 0]
     found = re.search(rf"{_CPU} (\S+)", said)
     assert found is not None
-    average = statistics.mean(_average_after_jobs(folder / name / "log", row.model) for row in rows[1:])
+    logs = folder / name / "log"
+    iterations = [row.model for row in rows[1:]]
+    trained = {i: _ended(logs, f"train.{i}.*.log") for i in iterations}
+    made = {i: _ended(logs, f"average.{i}.log") if jobs > 1 else trained[i] for i in iterations}
+    looked = {i: max(_ended(logs, f"compute_prob_*.{i}.log"), _ended(logs, f"progress.{i}.log")) for i in iterations}
+    average = statistics.mean(made[i] - trained[i] for i in iterations)
+    diagnostics = statistics.mean(max(0.0, looked[i] - made[i]) for i in iterations)
     whole = statistics.mean(row.iteration_seconds for row in rows[1:])
     shutil.copy(folder / name / "final.raw", folder / "0.raw")
     shutil.rmtree(folder / name)
-    return _Cost(whole - average, average, float(found[1]) / len(rows))
+    return _Cost(whole - average, average, diagnostics, float(found[1]) / len(rows))
 
 
-def _average_after_jobs(logs: Path, iteration: str) -> float:
-    """Seconds from when the last training job wrote the end of its log to the end of the average's."""
-    average = logs / f"average.{iteration}.log"
-    if not average.exists():
-        return 0.0
-    last = max(path.stat().st_mtime for path in logs.glob(f"train.{iteration}.*.log"))
-    return average.stat().st_mtime - last
+def _ended(logs: Path, pattern: str) -> float:
+    """When the last line was written to the logs of that name, of which there must be one."""
+    return max(path.stat().st_mtime for path in logs.glob(pattern))
+
+
+def _frames_a_second() -> float:
+    """Of training steps alone, one thread, minibatches of 512 frames; the mean over four updates of the estimates."""
+    keep_freed_memory()
+    frames, random = 512, np.random.default_rng(0)
+    labels = random.integers(0, NUM_PDFS, frames).astype(np.int32)
+    weights = np.ones(frames, np.float32)
+    supervision = SparseLabels(np.arange(frames), labels, weights, frames, NUM_PDFS, one_per_row=True)
+    inputs = random.standard_normal((11 * frames, FEATURE_DIM)).astype(np.float32)
+    times = {"input": tuple(range(-5, 6)), "output": (0,)}
+    minibatch = Minibatch(frames, times, {"input": inputs}, {"output": supervision})
+    trainer = Trainer(Network.from_config(_config(), 1), TrainerOptions(print_interval=10**9))
+    for _ in range(13):
+        trainer.train(minibatch)
+    start = time.perf_counter()
+    for _ in range(16):
+        trainer.train(minibatch)
+    return 16 * frames / (time.perf_counter() - start)
 
 
 def _make_examples(folder: Path) -> int:
@@ -156,8 +189,8 @@ def report() -> list[str]:
     lines = [
         f"An iteration of at most one minibatch a job, {slots} jobs at once.",
         "",
-        "| jobs | training jobs (s) | each, times the slots (s) | average (s) | driver's processor time (s) |",
-        "| --- | --- | --- | --- | --- |",
+        "| jobs | training jobs (s) | each, times slots (s) | average (s) | diagnostics after it (s) | driver (s) |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     averages = [
         "| models | nnet-average (s) | reading them (s) | ratio | peak memory / one model |",
@@ -167,10 +200,17 @@ def report() -> list[str]:
         folder = Path(name)
         _make_corpus(folder)
         archives = _make_examples(folder)
+        size = sum(path.stat().st_size for path in (folder / "egs").glob("egs.*.ark"))
+        lines[:0] = [
+            f"A job's training steps: {_frames_a_second():,.0f} frames a second. Its examples: "
+            f"{size / (UTTERANCES * FRAMES):.0f} bytes a frame.",
+            "",
+        ]
         for jobs in JOBS:
             cost = _train(folder, jobs, archives)
             each = cost.jobs / jobs * min(jobs, slots)
-            lines.append(f"| {jobs} | {cost.jobs:.1f} | {each:.2f} | {cost.average:.2f} | {cost.driver:.2f} |")
+            times = f"{cost.jobs:.1f} | {each:.2f} | {cost.average:.2f} | {cost.diagnostics:.2f} | {cost.driver:.2f}"
+            lines.append(f"| {jobs} | {times} |")
             if jobs > 1:
                 average, reading = _average(folder, jobs)
                 peak = peak_bytes(["nnet-average", *_models(folder, jobs), "average.raw"], folder)

@@ -1,6 +1,6 @@
 """The written model of docs/scaling.md: time of an iteration against machines, disk and network.
 
-Nothing is measured here. The constants are what benchmarks/scaling.py and benchmarks/train_step.py measured.
+Nothing is measured here. The constants are what benchmarks/scaling.py measured.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-START = 1.6
+FRAMES_A_SECOND = 1100.0
+"""Of one core's training steps, 20 million parameters, minibatches of 512 frames (``run.py scaling``)."""
+START = 1.4
 """Seconds of a job that trains on at most a minibatch, with a model of 80 MB, two jobs at once (``run.py scaling``)."""
-PROGRAM = 0.4
-"""Seconds of nnet-average with one model (``run.py scaling``)."""
-ADDING = 1.6e9
+PROGRAM = 0.3
+"""Seconds of nnet-average beside the reading and adding of models: its start, its result written."""
+ADDING = 1.5e9
 """Bytes of models a second that nnet-average adds up from the page cache (``run.py scaling``)."""
 HOURS = 1000
 FRAMES = HOURS * 360_000
@@ -36,8 +38,8 @@ class Cluster:
     disk: float
     link: float = 1.2e9
     model: float = 80e6
-    speed: float = 900.0
-    frames: int = 54_000
+    speed: float = FRAMES_A_SECOND
+    frames: int = 66_000
     group: int = 0
 
     def averaging(self) -> float:

@@ -47,7 +47,7 @@ def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: s
         UserError: an option or a file is wrong, or a job has failed.
     """
     source = f"{model_dir}/{options.iteration}.mdl"
-    names = {"<data-dir>": data, "<lang-dir>": lang, "<src-dir>": model_dir, "<ali-dir>": folder}
+    names = {"<data-dir>": data, "<lang-dir>": lang, "<src-dir>": model_dir, "--iter": source, "<ali-dir>": folder}
     for name, path in names.items():
         require_plain_path(name, path)
     files = [source, f"{model_dir}/tree", f"{data}/feats.scp", f"{lang}/phones.txt"]

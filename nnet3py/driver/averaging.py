@@ -32,11 +32,8 @@ class Averaging(Stage):
 
     def num_extra_models(self, iteration: Iteration) -> int:
         """How many models it writes beside the average: the velocity, the groups' averages."""
-        extra, count, most = (
-            int(bool(self.outer_step(iteration.index))),
-            iteration.jobs,
-            self.options.average_group_size,
-        )
+        extra = int(bool(self.outer_step(iteration.index)))
+        count, most = iteration.jobs, self.options.average_group_size
         while most and count > most:
             count = -(-count // most)
             extra += count

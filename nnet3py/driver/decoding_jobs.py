@@ -57,6 +57,7 @@ def decode_data_dir(options: DecodeOptions, graph_dir: str, data_dir: str, decod
         require_plain_path(name, path)
     folder = Path(decode_dir)
     model = folder.resolve().parent / f"{options.iteration}.mdl"
+    require_plain_path("The model", os.path.relpath(model))
     acoustic_scales = scales(options.acwt)
     _need(Path(graph_dir) / "HCLG.fst", "make the graph with steps/make_graph.py")
     _need(Path(graph_dir) / "words.txt", "make the graph with steps/make_graph.py")

@@ -40,10 +40,8 @@ def split_features(lines: list[str], data_dir: str, folder: Path, num_jobs: int,
     With ``by_speaker``, no part ends within a speaker, and ``spk2utt.N`` are written.
 
     Raises:
-        UserError: fewer than one job is asked for, or an utterance has no speaker.
+        UserError: an utterance has no speaker.
     """
-    if num_jobs < 1:
-        raise UserError(f"--nj must be at least 1, not {num_jobs}.")
     num_jobs = min(num_jobs, len(lines))
     if by_speaker:
         return _split_by_speaker(data_dir, folder, lines, num_jobs)

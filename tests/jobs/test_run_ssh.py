@@ -112,6 +112,17 @@ def test_a_failed_job_is_not_taken_for_a_lost_host(hosts: SshHosts, tmp_path: Pa
     assert all((tmp_path / f"count.{number}").read_text() == "ran\n" for number in range(1, 5))
 
 
+def test_a_log_on_a_full_disk_is_an_error_and_ends_the_other_jobs(hosts: SshHosts, tmp_path: Path) -> None:
+    (tmp_path / "x.2.log").symlink_to("/dev/full")
+    started = time.monotonic()
+    done = run_ssh(hosts, "--hosts", "a b", "JOB=1:2", "x.JOB.log", "sleep", "60", cwd=tmp_path)
+    assert done.returncode == 1
+    assert time.monotonic() - started < 40
+    assert done.stderr.count("ERROR (") == 1
+    assert "x.2.log: No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_hostile_words_and_names_reach_the_job_as_they_are(hosts: SshHosts, tmp_path: Path) -> None:
     folder = tmp_path / 'it\'s a $(touch pwned) ; "dir"\nnew line'
     folder.mkdir()

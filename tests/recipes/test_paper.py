@@ -221,7 +221,7 @@ sys.path.insert(0, {paper!r})
 import cost, plan, run
 cost.REPEATS, cost.MANY = 1, 40
 plan.SIZES["tiny"] = plan.Size(hours=0.06, epochs=0.7, jobs=(1, 4), frames={{1: 4000, 4: 2000}}, grid=plan.GOOD_ENOUGH,
-                               grid_jobs={{1: 1, 4: 4}}, phases=("beyond",))
+                               grid_jobs={{1: 1, 4: 4}}, everything_jobs=(4,), phases=("beyond",))
 plan.EVERYTHING[4] = (0.6, 1500)
 run.write_report = lambda corpus, size: None
 run.main(args=["--size=tiny", "--work={work}"])
