@@ -170,6 +170,9 @@ class Component:
     fields: ClassVar[tuple[Field, ...]] = ()
     updatable: ClassVar[bool] = False
 
+    update_sees_all_nodes: ClassVar[bool] = True
+    """Whether the rows of all nodes that use the component make one update; false for what sees times."""
+
     learning_rate: float = 0.001
     learning_rate_factor: float = 1.0
     max_change: float = 0.0
@@ -235,6 +238,11 @@ class Component:
         for field in self.fields_with_role(Role.STATISTIC):
             value = getattr(self, field.attribute)
             setattr(self, field.attribute, np.zeros_like(value) if isinstance(value, np.ndarray) else type(value)(0))
+
+    def has_finite_statistics(self) -> bool:
+        """Whether all STATISTIC fields are finite."""
+        statistics = (getattr(self, field.attribute) for field in self.fields_with_role(Role.STATISTIC))
+        return all(bool(np.isfinite(value).all()) for value in statistics)
 
     @classmethod
     def fields_with_role(cls, role: Role) -> list[Field]:

@@ -5,7 +5,8 @@ going backwards from the outputs, each node gets the times it is needed at; forw
 what is left is a list of steps in an order in which everything exists when it is used. Planning depends on times only,
 so one plan serves all minibatches of the same structure (:class:`ComputationCache`).
 
-Arrays are time-major, (times * sequences, dim) float32: an ``Offset`` by whole frames is then a slice.
+Arrays are time-major, (times * sequences, dim) float32: an ``Offset`` by whole frames is then a slice. They may be of
+another library than NumPy that takes NumPy's functions (CuPy), if the network's components compute with such.
 
 Sources: Kaldi src/nnet3/nnet-computation-graph.cc for what can be computed from what; src/nnet3/nnet-utils.cc
 (``ComputeSimpleNnetContext``) for the context.
@@ -110,7 +111,8 @@ class _Expression:
         sole = self._sole_term()
         if sole is not None:
             return sole.selection.take(values[sole.node])
-        out = np.empty((self.num_times, self.num_sequences, self.dim), np.float32)
+        any_array = next(iter(values.values()))
+        out = np.empty_like(any_array, shape=(self.num_times, self.num_sequences, self.dim))
         for part in self.parts:
             self._fill(part, out[:, :, part.first : part.last], values)
         return out.reshape(-1, self.dim)
@@ -170,15 +172,17 @@ class _Derivatives:
             selection.add_to(found, piece)
         elif selection.whole:
             piece = piece.reshape(self._shapes[node])
-            self._arrays[node] = piece if owned and piece.flags.c_contiguous else np.array(piece, order="C")
+            self._arrays[node] = piece if owned and piece.flags.c_contiguous else piece.copy()
         else:
-            found = self._arrays[node] = np.zeros(self._shapes[node], np.float32)
+            found = self._arrays[node] = np.zeros_like(piece, shape=self._shapes[node])
             selection.add_to(found, piece)
 
     def add_columns(self, node: str, first: int, piece: Array) -> None:
         """Add ``piece`` to some columns of the node's, from ``first`` on."""
         if node in self.needed:
-            found = self._arrays.setdefault(node, np.zeros(self._shapes[node], np.float32))
+            if node not in self._arrays:
+                self._arrays[node] = np.zeros_like(piece, shape=self._shapes[node])
+            found = self._arrays[node]
             found[:, first : first + piece.shape[1]] += piece
 
     def pop(self, node: str) -> Array | None:
@@ -311,7 +315,7 @@ class Computation:
                 outputs[node.name] = step.expression.evaluate(values)
             elif isinstance(node, DimRangeNode):
                 columns = values[node.input_node][:, node.dim_offset : node.dim_offset + node.dim]
-                values[node.name] = np.ascontiguousarray(columns)
+                values[node.name] = columns if columns.flags.c_contiguous else columns.copy()
             for name in step.last_uses:
                 del values[name]
         return outputs, trace
@@ -319,7 +323,7 @@ class Computation:
     def _input(self, name: str, inputs: Mapping[str, Array]) -> Array:
         if name not in inputs:
             raise UserError(f"The network needs data for its input {name}, which were not given.")
-        array = np.ascontiguousarray(inputs[name], dtype=np.float32)
+        array = _rows(inputs[name])
         if array.shape != self._shapes[name]:
             raise UserError(
                 f"The network's input node {name} expects {self._shapes[name][0]} rows of dimension "
@@ -371,7 +375,7 @@ class Computation:
 
     def _output_derivative(self, name: str, derivative: Array) -> Array:
         shape = (len(self.request.outputs[name]) * self.request.num_sequences, self._shapes[name][1])
-        array = np.ascontiguousarray(derivative, dtype=np.float32)
+        array = _rows(derivative)
         if array.shape != shape:
             raise ValueError(f"derivative of {name} has the shape {array.shape}, expected {shape}")
         return array
@@ -413,6 +417,11 @@ class Computation:
                 derivative = RowSelection(np.argsort(np.argsort(given)), len(given)).take(derivative)
             found[name] = derivative
         return found
+
+
+def _rows(array: Array) -> Array:
+    """An array of NumPy's as contiguous float32; one of another library, on a device, is that already."""
+    return np.ascontiguousarray(array, dtype=np.float32) if isinstance(array, np.ndarray) else array
 
 
 class ComputationCache:

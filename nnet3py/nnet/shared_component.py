@@ -16,7 +16,6 @@ import numpy as np
 
 from nnet3py.nnet.component import Array, Update
 from nnet3py.nnet.network import ComponentNode, Network
-from nnet3py.nnet.tdnn import TdnnComponent
 
 
 class CollectedUpdate:
@@ -63,5 +62,5 @@ def collected(network: Network, updates: Mapping[str, Update]) -> dict[str, Coll
     return {
         name: CollectedUpdate(updates[name])
         for name, count in users.items()
-        if count > 1 and name in updates and not isinstance(network.components[name], TdnnComponent)
+        if count > 1 and name in updates and network.components[name].update_sees_all_nodes
     }

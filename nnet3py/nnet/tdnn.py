@@ -39,6 +39,7 @@ class TdnnComponent(UpdatableComponent):
     """
 
     type_name = "TdnnComponent"
+    update_sees_all_nodes = False
     fields = (
         *UPDATABLE_FIELDS,
         Field("<TimeOffsets>", "time_offsets", Kind.INT_VECTOR),

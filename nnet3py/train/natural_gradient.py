@@ -232,8 +232,7 @@ class OnlineNaturalGradient:
         return float(np.abs(R @ R.T - np.eye(len(R))).max())
 
     def _updating(self, minibatch: int) -> bool:
-        past_start = minibatch - _NUM_INITIAL_UPDATES
-        return not self.frozen and (past_start <= 0 or past_start % self.update_period == 0)
+        return not self.frozen and is_update_due(minibatch, self.update_period)
 
     def _eta(self, num_rows: int) -> float:
         """η of (average)."""
@@ -242,9 +241,7 @@ class OnlineNaturalGradient:
         return min(0.9, 1.0 - math.exp(-num_rows / self.num_samples_history))
 
     def _e(self, d: Array, rho: float, dim: int) -> Array:
-        """The diagonal of E, (apply), through β of (smoothed)."""
-        beta = rho * (1.0 + self.alpha) + self.alpha * d.sum() / dim
-        return 1.0 / (beta / d + 1.0)
+        return smoothed_inverse_diagonal(d, rho, dim, self.alpha)
 
     def _start(self, rows: Array, append_one: bool, squared_norm: float) -> None:
         """The fixed start, then a few updates on the first minibatch."""
@@ -295,44 +292,68 @@ class OnlineNaturalGradient:
         self, state: NaturalGradientState, rows: Array, append_one: bool, H: Array, L: Array, squared_norm: float
     ) -> NaturalGradientState:
         """The next estimate; where that is not finite, which is counted, the one before."""
-        rank, dim = state.W.shape
-        num_rows = len(rows)
-        eta = self._eta(num_rows)
-        d, rho = state.d, state.rho
-        inverse_sqrt_e = 1.0 / np.sqrt(self._e(d, rho, dim))
-
-        J = np.empty((rank, dim), np.float32)
+        J = np.empty(state.W.shape, np.float32)
         np.matmul(H.T, rows, out=J[:, : rows.shape[1]])
         if append_one:
             H.sum(axis=0, out=J[:, -1])
-        K = J @ J.T
-        Z = _power_scatter(eta, num_rows, d + rho, inverse_sqrt_e, K, L)
-        if not np.isfinite(Z).all():
-            self.updates_rejected += 1
-            return state
-        c, U = np.linalg.eigh(Z)
-        c, U = c[::-1], U[:, ::-1]  # the largest first: a later reorthogonalisation keeps the first rows best
-        floor = ((1.0 - eta) * rho) ** 2
-        ill_conditioned = bool(c[0] > _MAX_CONDITION * c[-1] or c[-1] < floor)
-        sqrt_c = np.sqrt(np.maximum(c, floor))
+        new = updated_state(state, J, L, squared_norm, len(rows), self._eta(len(rows)), self.alpha)
+        self.updates_rejected += new is state
+        return new
 
-        new_rho = (eta / num_rows * squared_norm + (1.0 - eta) * (dim * rho + d.sum()) - sqrt_c.sum()) / (dim - rank)
-        new_d = sqrt_c - new_rho  # (spectrum)
-        smallest = max(_EPSILON, _DELTA * float(sqrt_c[0]))
-        new_rho = max(new_rho, smallest)
-        new_d = np.maximum(new_d, smallest)
+    def started(self, rows: Array, append_one: bool = False) -> NaturalGradientState:
+        """The estimate with which the first minibatch, of finite ``rows``, is preconditioned."""
+        squared_norm = squared_frobenius_norm(rows) + (len(rows) if append_one else 0.0)
+        return self._started(rows, append_one, squared_norm)
 
-        sqrt_new_e = np.sqrt(self._e(new_d, new_rho, dim))
-        A = (eta / num_rows) * (sqrt_new_e / sqrt_c)[:, None] * U.T * inverse_sqrt_e  # (new W)
-        J += ((1.0 - eta) * num_rows / eta * (d + rho)).astype(np.float32)[:, None] * state.W
-        W = A.astype(np.float32) @ J
-        if ill_conditioned:
-            W = _reorthogonalised(W, sqrt_new_e)
-        gram = W @ W.T
-        if not (np.isfinite(gram).all() and math.isfinite(new_rho)):
-            self.updates_rejected += 1
-            return state
-        return NaturalGradientState(W, new_d, float(new_rho), gram, state.minibatch)
+
+def is_update_due(minibatch: int, update_period: int) -> bool:
+    """Whether the estimate is to be updated on this minibatch, counted from 0."""
+    past_start = minibatch - _NUM_INITIAL_UPDATES
+    return past_start <= 0 or past_start % update_period == 0
+
+
+def smoothed_inverse_diagonal(d: Array, rho: float, dim: int, alpha: float) -> Array:
+    """The diagonal of E, (apply), through β of (smoothed)."""
+    beta = rho * (1.0 + alpha) + alpha * d.sum() / dim
+    return 1.0 / (beta / d + 1.0)
+
+
+def updated_state(
+    state: NaturalGradientState, J: Array, L: Array, squared_norm: float, num_rows: int, eta: float, alpha: float
+) -> NaturalGradientState:
+    """The next estimate from J (rank, dim), which is overwritten, and L (rank, rank) of ``num_rows`` rows.
+
+    Where that is not finite, ``state`` itself.
+    """
+    rank, dim = state.W.shape
+    d, rho = state.d, state.rho
+    inverse_sqrt_e = 1.0 / np.sqrt(smoothed_inverse_diagonal(d, rho, dim, alpha))
+    K = J @ J.T
+    Z = _power_scatter(eta, num_rows, d + rho, inverse_sqrt_e, K, L)
+    if not np.isfinite(Z).all():
+        return state
+    c, U = np.linalg.eigh(Z)
+    c, U = c[::-1], U[:, ::-1]  # the largest first: a later reorthogonalisation keeps the first rows best
+    floor = ((1.0 - eta) * rho) ** 2
+    ill_conditioned = bool(c[0] > _MAX_CONDITION * c[-1] or c[-1] < floor)
+    sqrt_c = np.sqrt(np.maximum(c, floor))
+
+    new_rho = (eta / num_rows * squared_norm + (1.0 - eta) * (dim * rho + d.sum()) - sqrt_c.sum()) / (dim - rank)
+    new_d = sqrt_c - new_rho  # (spectrum)
+    smallest = max(_EPSILON, _DELTA * float(sqrt_c[0]))
+    new_rho = max(new_rho, smallest)
+    new_d = np.maximum(new_d, smallest)
+
+    sqrt_new_e = np.sqrt(smoothed_inverse_diagonal(new_d, new_rho, dim, alpha))
+    A = (eta / num_rows) * (sqrt_new_e / sqrt_c)[:, None] * U.T * inverse_sqrt_e  # (new W)
+    J += ((1.0 - eta) * num_rows / eta * (d + rho)).astype(np.float32)[:, None] * state.W
+    W = A.astype(np.float32) @ J
+    if ill_conditioned:
+        W = reorthogonalised(W, sqrt_new_e)
+    gram = W @ W.T
+    if not (np.isfinite(gram).all() and math.isfinite(new_rho)):
+        return state
+    return NaturalGradientState(W, new_d, float(new_rho), gram, state.minibatch)
 
 
 def _orthonormal_start(rank: int, dim: int) -> Array:
@@ -357,7 +378,7 @@ def _power_scatter(eta: float, num_rows: int, d_rho: Array, inverse_sqrt_e: Arra
     return 0.5 * (Z + Z.T)
 
 
-def _reorthogonalised(W: Array, sqrt_e: Array) -> Array:
+def reorthogonalised(W: Array, sqrt_e: Array) -> Array:
     """W corrected so that R = E^-½ W has orthonormal rows; unchanged if it nearly has them, or is not finite."""
     R = W.astype(np.float64) / sqrt_e[:, None]
     products = R @ R.T

@@ -35,12 +35,8 @@ def objective(kind: str, name: str, output: Array, supervision: Supervision, wan
 
     Raises UserError if the examples' dimension differs from the network's.
     """
-    rows, dim = (supervision.num_rows, supervision.dim) if isinstance(supervision, SparseLabels) else supervision.shape
-    if dim != output.shape[1]:
-        raise UserError(
-            f"Nnet versus example output dimension (num-classes) mismatch for '{name}': {output.shape[1]} (nnet) vs. "
-            f"{dim} (egs). Train with the examples that were made for this network's targets."
-        )
+    require_same_dim(name, output.shape[1], supervision)
+    rows = supervision.num_rows if isinstance(supervision, SparseLabels) else len(supervision)
     assert rows == output.shape[0], (rows, output.shape)
     if kind == "quadratic":
         dense = supervision.to_array() if isinstance(supervision, SparseLabels) else supervision
@@ -54,6 +50,16 @@ def objective(kind: str, name: str, output: Array, supervision: Supervision, wan
     weight = float(supervision.sum(dtype=np.float64))
     value = float(np.vdot(output, supervision))
     return Objective(weight, value, supervision.copy() if want_derivative else None)
+
+
+def require_same_dim(name: str, output_dim: int, supervision: Supervision) -> None:
+    """Raise UserError if the supervision of the output ``name`` is not of the network's dimension."""
+    dim = supervision.dim if isinstance(supervision, SparseLabels) else supervision.shape[1]
+    if dim != output_dim:
+        raise UserError(
+            f"Nnet versus example output dimension (num-classes) mismatch for '{name}': {output_dim} (nnet) vs. "
+            f"{dim} (egs). Train with the examples that were made for this network's targets."
+        )
 
 
 def _sparse_linear(output: Array, labels: SparseLabels, want_derivative: bool) -> Objective:

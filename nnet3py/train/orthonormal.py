@@ -21,30 +21,43 @@ _SPEED = 0.125
 _PROBABILITY = 0.25  # of taking the step after a minibatch: it does not drift far in four of them
 
 
+def takes_orthonormal_step(component: Component, random: np.random.Generator) -> bool:
+    """Whether the component asks for the constraint and it is its turn: a random quarter of the calls."""
+    return getattr(component, "orthonormal_constraint", 0.0) != 0.0 and random.random() < _PROBABILITY
+
+
 def constrain_orthonormal(component: Component, random: np.random.Generator) -> None:
     """On a random quarter of the calls, take the step for a component that asks for it; for others do nothing."""
-    constraint = float(getattr(component, "orthonormal_constraint", 0.0))
-    if constraint == 0.0 or random.random() >= _PROBABILITY:
+    if not takes_orthonormal_step(component, random):
         return
     matrix = next(array for array in component.parameters().values() if array.ndim == 2)
+    constraint = float(component.orthonormal_constraint)  # type: ignore[attr-defined]
     orthonormal_step(matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T, constraint)
 
 
 def orthonormal_step(M: Array, constraint: float) -> None:
     """One step in place for M (rows, columns), rows <= columns; ``constraint`` is s, or negative to let it float."""
-    P = (M @ M.T).astype(np.float64)
+    correction = orthonormal_correction(M @ M.T, constraint)
+    if correction is None:
+        return
+    step = correction @ M
+    if math.isfinite(float(step.sum())):
+        M += step
+
+
+def orthonormal_correction(products: Array, constraint: float) -> Array | None:
+    """What times M is to be added to M, from ``M Mᵀ``, (rows, rows) both; None where M is nearly zero."""
+    P = products.astype(np.float64)
     speed = _SPEED
     scale_squared = constraint**2
     if constraint < 0.0:
         trace = float(np.trace(P))
         if not trace >= 1.0e-15:
-            return  # nearly zero: a component that nothing reaches
+            return None  # nearly zero: a component that nothing reaches
         sum_squares = float(np.vdot(P, P))
         scale_squared = sum_squares / trace
         spread = sum_squares * len(P) / trace**2
         if spread > 1.02:
             speed *= 0.25 if spread > 1.1 else 0.5
     P[np.diag_indices_from(P)] -= scale_squared
-    step = (-4.0 * speed / scale_squared * P).astype(np.float32) @ M
-    if math.isfinite(float(step.sum())):
-        M += step
+    return np.asarray((-4.0 * speed / scale_squared * P).astype(np.float32))

@@ -144,12 +144,13 @@ class ParameterUpdate:
                 alpha = options.alpha_out
             rank = options.rank_in if side == "in" else options.rank_out
             made = OnlineNaturalGradient(rank, alpha, options.update_period, options.num_samples_history)
-            made.state = self._fitting(key, min(rank, dim - 1), dim)
+            made.state = self.restored_state(side, field, min(rank, dim - 1), dim)
             self.preconditioners.setdefault(key, made)  # another thread may have been quicker
         return self.preconditioners[key]
 
-    def _fitting(self, key: tuple[str, str], rank: int, dim: int) -> NaturalGradientState | None:
-        """The restored estimate, if there is one and it is of this size."""
+    def restored_state(self, side: str, field: str, rank: int, dim: int) -> NaturalGradientState | None:
+        """The restored estimate of a side and field, if there is one and it is of this size; see :meth:`restore`."""
+        key = (side, field)
         state = self._restored.get(key)
         if state is None or state.W.shape == (rank, dim):
             return state

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +29,7 @@ from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.nnet.arithmetic import add_statistics, scale_component
 from nnet3py.nnet.batch_norm import BatchNormComponent
-from nnet3py.nnet.component import Array, Component, Phase, Role
+from nnet3py.nnet.component import Array, Component, Phase
 from nnet3py.nnet.computation import ComputationCache
 from nnet3py.nnet.network import Network
 from nnet3py.seed import not_negative
@@ -321,8 +321,7 @@ class Trainer:
     def _forget_broken_statistics(self) -> None:
         """A minibatch that overflowed has left infinities in statistics too."""
         for component in self.network.components.values():
-            statistics = (getattr(component, field.attribute) for field in component.fields_with_role(Role.STATISTIC))
-            if not all(np.isfinite(value).all() for value in statistics):
+            if not component.has_finite_statistics():
                 component.zero_statistics()
 
     def _scale_batch_norm_statistics(self) -> None:
@@ -338,15 +337,20 @@ class Trainer:
 
     def report(self) -> None:
         """Print the lines at the end of the run. Raises UserError if there was nothing to train on."""
-        for name in sorted(self.logs):
-            self.logs[name].report()
-        self.counts.report()
-        if self.minibatches == 0:
-            raise UserError("There were no examples to train on: the table of examples is empty.")
-        if self.counts.not_finite == self.counts.minibatches:
-            raise UserError(
-                "No minibatch gave a finite parameter change: the learning rate is too high or the model has diverged. "
-                "No model was written."
-            )
-        if not any(entry.overall.weight for entry in self.logs.values()):
-            raise UserError("All examples have weight zero: there was nothing to train on.")
+        report_run(self.logs, self.counts, self.minibatches)
+
+
+def report_run(logs: Mapping[str, ObjectiveLog], counts: MaxChangeCounts, minibatches: int) -> None:
+    """The lines at the end of a run of training. Raises UserError if there was nothing that could be trained on."""
+    for name in sorted(logs):
+        logs[name].report()
+    counts.report()
+    if minibatches == 0:
+        raise UserError("There were no examples to train on: the table of examples is empty.")
+    if counts.not_finite == counts.minibatches:
+        raise UserError(
+            "No minibatch gave a finite parameter change: the learning rate is too high or the model has diverged. "
+            "No model was written."
+        )
+    if not any(entry.overall.weight for entry in logs.values()):
+        raise UserError("All examples have weight zero: there was nothing to train on.")

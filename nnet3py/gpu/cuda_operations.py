@@ -1,0 +1,445 @@
+"""The operations of a training step on an NVIDIA GPU, by CuPy, cuBLASLt and the kernels in ``kernels/``.
+
+The arithmetic is that of :class:`nnet3py.gpu.operations.HostOperations`, whose docstrings say what each one does. Sums
+are taken in an order that does not depend on timing: the same inputs give the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnet3py.gpu.matrix_product import MatrixProducts
+from nnet3py.gpu.operations import NONLINEARITIES, Array, Chunks, Estimate, HostOperations, Layer
+
+_SOURCES = Path(__file__).parent / "kernels"
+_THREADS = 256
+_SIDE_STREAMS = 3
+_RESIDUAL_BLOCKS = 128
+_DENSE_BLOCKS = 128
+_MODULES = ("elementwise", "columns", "rows", "objective", "change", "natural_gradient")
+
+
+def kernel_source(module: str) -> str:
+    """The CUDA source of a module of kernels, complete."""
+    return (_SOURCES / "reduce.h").read_text() + (_SOURCES / f"{module}.cu").read_text()
+
+
+class _Slot:
+    """Memory through which one array after the other goes to the same place on the device."""
+
+    def __init__(self, cupy: Any, array: np.ndarray) -> None:
+        self.target = cupy.empty(array.shape, array.dtype)
+        self.turn = 0
+        self.pinned = []
+        self.staging = [cupy.empty(array.shape, array.dtype) for _ in range(2)]
+        self.sent = [cupy.cuda.Event(disable_timing=True) for _ in range(2)]
+        self.taken = [cupy.cuda.Event(disable_timing=True) for _ in range(2)]
+        for _ in range(2):
+            memory = cupy.cuda.alloc_pinned_memory(max(1, array.nbytes))
+            self.pinned.append(np.frombuffer(memory, array.dtype, array.size).reshape(array.shape))
+
+
+class CudaOperations(HostOperations):
+    """The operations on the present device; ``precision`` of products: float32, tf32 or bfloat16."""
+
+    on_device = True
+
+    def __init__(self, precision: str = "float32") -> None:
+        os.environ.setdefault("CUDA_MODULE_LOADING", "EAGER")  # nothing is to be loaded while a graph is recorded
+        import cupy
+
+        self.xp = cupy
+        self._precision = precision
+        self._products = MatrixProducts(cupy)
+        self._kernels: dict[str, Any] = {}
+        for module in _MODULES:
+            source = kernel_source(module)
+            compiled = cupy.RawModule(code=source, options=("--std=c++14",))
+            for line in source.splitlines():
+                if line.startswith('extern "C" __global__ void '):
+                    name = line.split("void ", 1)[1].split("(", 1)[0]
+                    self._kernels[name] = compiled.get_function(name)
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream.use()
+        self._sides = [cupy.cuda.Stream(non_blocking=True) for _ in range(_SIDE_STREAMS)]
+        self._next_side = 0
+        self._used_sides: list[Any] = []
+        self._copying = cupy.cuda.Stream(non_blocking=True)
+        for stream in (self.stream, *self._sides):
+            self._products.prepare(stream.ptr)
+        self._held: list[Array] = []
+        self._slots: dict[Hashable, _Slot] = {}
+        self._residuals = {
+            stream.ptr: [cupy.zeros(_RESIDUAL_BLOCKS, np.float64) for _ in range(2)]
+            for stream in (self.stream, *self._sides)
+        }
+        self._dense_partial = cupy.zeros(_DENSE_BLOCKS, np.float64)
+        self._pool = cupy.cuda.MemoryPool()
+        self._shared_limit = int(cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
+        self.stream.synchronize()
+
+    def description(self) -> str:
+        """The device's name and memory."""
+        runtime = self.xp.cuda.runtime
+        properties = runtime.getDeviceProperties(runtime.getDevice())
+        free, total = runtime.memGetInfo()
+        return f"{properties['name'].decode()} ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free)"
+
+    # Arrays
+
+    def empty(self, shape: Any, dtype: Any = np.float32) -> Array:
+        return self.xp.empty(shape, dtype)
+
+    def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
+        return self.xp.zeros(shape, dtype)
+
+    def upload(self, array: np.ndarray) -> Array:
+        return self.xp.asarray(np.ascontiguousarray(array))
+
+    def download(self, array: Array) -> np.ndarray:
+        return np.asarray(self.xp.asnumpy(array))
+
+    def send(self, key: Hashable, array: np.ndarray) -> Array:
+        array = np.ascontiguousarray(array)
+        key = (key, array.shape, array.dtype.str)
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = _Slot(self.xp, array)
+        turn = slot.turn = 1 - slot.turn
+        slot.sent[turn].synchronize()
+        np.copyto(slot.pinned[turn], array)
+        self._copying.wait_event(slot.taken[turn])
+        with self._copying:
+            slot.staging[turn].set(slot.pinned[turn])
+        slot.sent[turn].record(self._copying)
+        self.stream.wait_event(slot.sent[turn])
+        self.xp.copyto(slot.target, slot.staging[turn])
+        slot.taken[turn].record(self.stream)
+        return slot.target
+
+    @contextlib.contextmanager
+    def aside(self, *arrays: Array) -> Iterator[None]:
+        side = self._sides[self._next_side]
+        self._next_side = (self._next_side + 1) % len(self._sides)
+        side.wait_event(self.stream.record())
+        self._held.extend(arrays)
+        if side not in self._used_sides:
+            self._used_sides.append(side)
+        with side:
+            yield
+
+    def join(self) -> None:
+        for side in self._used_sides:
+            self.stream.wait_event(side.record())
+        self._used_sides.clear()
+        self._held.clear()
+        self._next_side = 0
+
+    def record(self, body: Callable[[], None]) -> Any:
+        stream = self.stream
+        with self.xp.cuda.using_allocator(self._pool.malloc):
+            stream.begin_capture(self.xp.cuda.runtime.streamCaptureModeRelaxed)
+            try:
+                body()
+            except BaseException:
+                self.join()
+                with contextlib.suppress(Exception):
+                    stream.end_capture()
+                raise
+            graph = stream.end_capture()
+        graph.upload(stream)
+        return graph
+
+    def replay(self, recorded: Any) -> None:
+        recorded.launch(self.stream)
+
+    # Launching
+
+    def _launch(self, name: str, blocks: Any, threads: int, *arguments: Any, shared: int = 0) -> None:
+        grid = blocks if isinstance(blocks, tuple) else (int(blocks),)
+        if 0 in grid:
+            return
+        kernel = self._kernels[name]
+        if shared > 48 * 1024 and kernel.max_dynamic_shared_size_bytes < shared:
+            kernel.max_dynamic_shared_size_bytes = shared
+        kernel(grid, (threads,), arguments, shared_mem=shared)
+
+    def _pointer(self, array: Array | None) -> Any:
+        """The address of an array, 0 for none."""
+        return np.uint64(0 if array is None else array.data.ptr)
+
+    def _scratch_of_stream(self) -> list[Array]:
+        """Partial sums of the kernel ``residual`` for each side, on the present stream."""
+        found: list[Array] = self._residuals[self.xp.cuda.get_current_stream().ptr]
+        return found
+
+    def _each(self, name: str, count: int, *arguments: Any) -> None:
+        """A thread for each of ``count`` numbers."""
+        self._launch(name, -(-count // _THREADS), _THREADS, *arguments)
+
+    def _columns(self, name: str, columns: int, *arguments: Any) -> None:
+        self._launch(name, -(-columns // 32), 1024, *arguments)
+
+    # Products
+
+    def product(
+        self,
+        out: Array,
+        left: Array,
+        right: Array,
+        transpose_left: bool = False,
+        transpose_right: bool = False,
+        alpha: Any = 1.0,
+        beta: float = 0.0,
+        bias: Array | None = None,
+        exact: bool = False,
+    ) -> Array:
+        return self._products(
+            out, left, right, transpose_left=transpose_left, transpose_right=transpose_right, alpha=alpha, beta=beta,
+            bias=bias, precision="float32" if exact else self._precision,
+        )  # fmt: skip
+
+    # Nonlinearities
+
+    def activate(self, kind: str, x: Array) -> Array:
+        y = self.xp.empty_like(x)
+        self._each("activate", x.size, _int(NONLINEARITIES.index(kind)), x, y, _long(x.size))
+        return y
+
+    def times_slope(self, kind: str, y: Array, dy: Array) -> None:
+        self._each("times_slope", y.size, _int(NONLINEARITIES.index(kind)), y, dy, _long(y.size))
+
+    def add_statistics(self, kind: str | None, y: Array, value_sum: Array, deriv_sum: Array, counters: Array) -> None:
+        number = -1 if kind is None else NONLINEARITIES.index(kind)
+        rows, columns = y.shape
+        self._columns(
+            "add_statistics", columns, _int(number), y, _long(rows), _int(columns), value_sum, deriv_sum, counters
+        )
+
+    def add_column_squares(self, dy: Array, sums: Array, counters: Array) -> None:
+        rows, columns = dy.shape
+        self._columns("add_column_squares", columns, dy, _long(rows), _int(columns), sums, counters)
+
+    def repair(
+        self,
+        kind: str,
+        y: Array,
+        dx: Array,
+        deriv_sum: Array,
+        counters: Array,
+        block_dim: int,
+        thresholds: tuple[float, float],
+        scale: float,
+    ) -> None:
+        rows, columns = y.shape
+        self._each(
+            "repair", y.size, _int(NONLINEARITIES.index(kind)), y, dx, _long(rows), _int(columns), _int(block_dim),
+            deriv_sum, counters, np.float64(thresholds[0]), np.float64(thresholds[1]), np.float32(scale),
+        )  # fmt: skip
+
+    def softmax(self, x: Array, take_log: bool) -> Array:
+        y = self.xp.empty_like(x)
+        self._launch("log_softmax", len(x), _THREADS, x, y, _int(x.shape[1]), _int(not take_log))
+        return y
+
+    def softmax_backward(self, y: Array, dy: Array, took_log: bool) -> None:
+        self._launch("log_softmax_backward", len(y), _THREADS, y, dy, _int(y.shape[1]), _int(not took_log))
+
+    # Norms
+
+    def pnorm(self, x: Array, num_groups: int) -> Array:
+        y = self.xp.empty((len(x), num_groups), np.float32)
+        self._each("pnorm", y.size, x, y, _long(y.size), _int(x.shape[1] // num_groups))
+        return y
+
+    def pnorm_backward(self, x: Array, y: Array, dy: Array) -> Array:
+        dx = self.xp.empty_like(x)
+        self._each("pnorm_backward", x.size, x, y, dy, dx, _long(x.size), _int(x.shape[1] // y.shape[1]))
+        return dx
+
+    def normalize(self, x: Array, block_dim: int, rms: float, log_stddev: bool) -> tuple[Array, Array]:
+        rows = x.size // block_dim
+        y = self.xp.empty((len(x), x.shape[1] + (rows // max(1, len(x)) if log_stddev else 0)), np.float32)
+        factors = self.xp.empty(rows, np.float32)
+        self._launch(
+            "normalize", -(-rows // 8), 256, x, y, factors, _long(rows), _int(block_dim), np.float32(rms),
+            _int(log_stddev),
+        )  # fmt: skip
+        return y, factors
+
+    def normalize_backward(
+        self, x: Array, factors: Array, dy: Array, block_dim: int, rms: float, log_stddev: bool
+    ) -> Array:
+        rows, dx = x.size // block_dim, self.xp.empty_like(x)
+        self._launch(
+            "normalize_backward", -(-rows // 8), 256, x, factors, dy, dx, _long(rows), _int(block_dim),
+            np.float32(rms), _int(log_stddev),
+        )  # fmt: skip
+        return dx
+
+    def batch_norm(
+        self, x: Array, epsilon: float, rms: float, statistics: Array | None, fade: float
+    ) -> tuple[Array, Array]:
+        rows, columns = x.shape
+        z, scale = self.xp.empty_like(x), self.xp.empty(columns, np.float32)
+        self._columns(
+            "batch_norm", columns, x, _long(rows), _int(columns), np.float32(epsilon), np.float32(rms), z, scale,
+            self._pointer(statistics), np.float64(fade),
+        )  # fmt: skip
+        return z, scale
+
+    def batch_norm_backward(self, z: Array, scale: Array, dz: Array, rms: float) -> None:
+        rows, columns = z.shape
+        self._columns("batch_norm_backward", columns, z, scale, dz, _long(rows), _int(columns), np.float32(rms))
+
+    # Objectives
+
+    def sparse_objective(self, output: Array, labels: tuple[Array, Array, Array], values: Array, slot: Array) -> Array:
+        columns, count = _int(output.shape[1]), len(labels[0])
+        self._launch("sparse_objective", 1, 1024, output, columns, *labels, _int(count), values, slot)
+        derivative = self.xp.zeros(output.shape, np.float32)
+        self._each("scatter_labels", count, derivative, columns, *labels, _int(count))
+        return derivative
+
+    def dense_objective(self, kind: str, output: Array, targets: Array, values: Array, slot: Array) -> Array:
+        derivative = self.xp.empty_like(output)
+        self._launch(
+            "dense_objective", _DENSE_BLOCKS, 1024, _int(kind == "quadratic"), output, targets, derivative,
+            _long(output.size), self._dense_partial,
+        )  # fmt: skip
+        self._launch("store_sum", 1, 1, self._dense_partial, _int(_DENSE_BLOCKS), values, slot)
+        return derivative
+
+    def advance(self, slot: Array, capacity: int) -> None:
+        self._launch("next_slot", 1, 1, slot, _int(capacity))
+
+    # The change of all parameters
+
+    def squared_norms(self, delta: Array, parameters: Array, chunks: Chunks, l2_factors: Array) -> None:
+        self._launch(
+            "squared_norms", len(chunks.component), _THREADS, delta, parameters, chunks.component, chunks.start,
+            chunks.length, l2_factors, chunks.partial,
+        )  # fmt: skip
+
+    def limit(
+        self,
+        chunks: Chunks,
+        max_changes: Array,
+        max_param_change: float,
+        scale: float,
+        max_change_scale: float,
+        scales: Array,
+        counts: Array,
+    ) -> None:
+        self._launch(
+            "limit", 1, _THREADS, chunks.partial, chunks.first, _int(len(chunks.spans)), max_changes,
+            np.float64(max_param_change), np.float64(scale), np.float64(max_change_scale), scales, counts,
+        )  # fmt: skip
+
+    def apply_change(self, delta: Array, parameters: Array, chunks: Chunks, scales: Array, momentum: float) -> None:
+        self._launch(
+            "apply_change", len(chunks.component), _THREADS, delta, parameters, chunks.component, chunks.start,
+            chunks.length, scales, np.float32(momentum),
+        )  # fmt: skip
+
+    # Natural gradient
+
+    def column_sums(self, x: Array, sums: Array | None, squares: Array | None) -> None:
+        rows, columns = x.shape
+        stride = x.strides[0] // 4 if rows > 1 else columns
+        self._columns(
+            "column_sums", columns, x, _long(rows), _int(columns), _int(stride), self._pointer(sums), self._pointer(squares)
+        )
+
+    def num_squares(self, columns: int) -> int:
+        return max(1, -(-columns // 32))
+
+    def add_scaled(self, target: Array, addend: Array, factor: float) -> None:
+        target += np.float32(factor) * addend
+
+    def add_row(self, x: Array, row: Array) -> None:
+        rows, columns = x.shape
+        stride = x.strides[0] // 4 if rows > 1 else columns
+        self._each("add_row", x.size, x, row, _long(rows), _int(columns), _int(stride))
+
+    def layer_step(self, layer: Layer, dy: Array, x: Array, learning_rate: float) -> None:
+        rank_y, rank_x = layer.y.rank, layer.x.rank
+        ones = len(x) if layer.x.ones is not None else 0
+        self._launch(
+            "layer_norms", 1, 1024, layer.G, _int(rank_y), _int(rank_x), layer.y.gram, layer.x.gram, layer.squares_y,
+            _int(len(layer.squares_y)), layer.squares_x, _int(len(layer.squares_x)), np.float64(ones), layer.sums,
+        )  # fmt: skip
+        partial = self._scratch_of_stream()
+        stride = _int(rank_y + rank_x)
+        for side, (rows, estimate, H) in enumerate(((x, layer.x, layer.H[:, rank_y:]), (dy, layer.y, layer.H))):
+            if estimate.rank:
+                self._launch(
+                    "residual", _RESIDUAL_BLOCKS, _THREADS, rows, _long(len(rows)), _int(rows.shape[1]),
+                    self._pointer(H), stride, estimate.W, self._pointer(estimate.ones), _int(estimate.rank), layer.sums,
+                    _int(side), partial[side],
+                )  # fmt: skip
+        self._launch(
+            "layer_step", 1, 1, layer.sums, partial[1], partial[0], _int(_RESIDUAL_BLOCKS), np.float64(learning_rate),
+            layer.factors,
+        )  # fmt: skip
+
+    def bias_change(self, delta: Array, layer: Layer) -> None:
+        dim = layer.left.shape[1]
+        self._launch(
+            "bias_change", -(-dim // _THREADS), _THREADS, delta, layer.sums_of_y, layer.left, _int(layer.y.rank),
+            _int(layer.x.rank), _int(dim), layer.sums_of_H, layer.G, self._pointer(layer.x.ones), layer.factors,
+            shared=8 * layer.left.shape[0],
+        )  # fmt: skip
+
+    def estimate_table(self, estimates: Sequence[Estimate]) -> Any:
+        on_device = [e for e in estimates if _jacobi_bytes(e.rank) <= self._shared_limit - 16384]
+        pointers = [
+            [
+                int(self._pointer(array))
+                for array in (
+                    e.W, e.ones, e.J, e.J_ones, e.K, e.L, e.gram, e.d, e.rho, e.A, e.coefficients, e.squared_norm,
+                )
+            ]
+            for e in on_device
+        ]  # fmt: skip
+        integers = [[e.rank, e.W.shape[1], e.L.strides[0] // 4, e.num_rows] for e in on_device]
+        numbers = [[e.alpha, e.eta] for e in on_device]
+        if len(on_device) < len(estimates):
+            largest = max(e.rank for e in estimates)
+            raise NotImplementedError(f"a rank of natural gradient of {largest} is too large for this GPU")
+        return (
+            list(estimates),
+            self.upload(np.array(pointers, np.int64)),
+            self.upload(np.array(integers, np.int32)),
+            self.upload(np.array(numbers, np.float64)),
+        )
+
+    def renew(self, table: Any, status: Array) -> None:
+        estimates, pointers, integers, numbers = table
+        count = len(estimates)
+        rank = max(e.rank for e in estimates)
+        tiles, widest = -(-rank // 16), max(e.dim for e in estimates)
+        for which in (0, 1):
+            self._launch("products_of_rows", (tiles, tiles, count), 256, pointers, integers, numbers, _int(which), status)
+            if which == 0:
+                self._launch(
+                    "renew_estimates", count, 512, pointers, integers, numbers, status, shared=_jacobi_bytes(rank)
+                )
+                self._launch(
+                    "renew_W", (-(-widest // 32), count), 256, pointers, integers, status,
+                    shared=4 * rank * (rank + 32),
+                )  # fmt: skip
+
+
+def _jacobi_bytes(rank: int) -> int:
+    """Dynamic shared memory of the kernel renew_estimates."""
+    return 8 * (2 * rank * (rank + 1) + 6 * (rank + 1))
+
+
+_int, _long = np.int32, np.int64

@@ -1,0 +1,155 @@
+// Sums over the rows of a matrix, column by column. A block has 32 columns and 32 lanes of rows.
+
+__device__ inline void reduce_lanes(double (*sums)[33], int lane, int column) {
+  __syncthreads();
+  for (int half = 16; half > 0; half /= 2) {
+    if (lane < half) sums[lane][column] += sums[lane + half][column];
+    __syncthreads();
+  }
+}
+
+// Sums of the columns, and the sum of all squares as one number for each block.
+extern "C" __global__ void column_sums(const float* x, long long rows, int columns, int stride, float* sums_out,
+                                       double* squares_out) {
+  __shared__ double sums[32][33];
+  __shared__ double squares[32][33];
+  int column = threadIdx.x % 32, lane = threadIdx.x / 32;
+  int at = blockIdx.x * 32 + column;
+  double sum = 0.0, square = 0.0;
+  if (at < columns) {
+    float part = 0.0f, part_of_squares = 0.0f;
+    int terms = 0;
+    for (long long row = lane; row < rows; row += 32) {
+      float value = x[row * stride + at];
+      part += value;
+      part_of_squares += value * value;
+      if (++terms == 32) {
+        sum += part;
+        square += part_of_squares;
+        part = part_of_squares = 0.0f;
+        terms = 0;
+      }
+    }
+    sum += part;
+    square += part_of_squares;
+  }
+  sums[lane][column] = sum;
+  squares[lane][column] = square;
+  reduce_lanes(sums, lane, column);
+  reduce_lanes(squares, lane, column);
+  if (lane == 0 && at < columns && sums_out) sums_out[at] = (float)sums[0][column];
+  if (threadIdx.x == 0 && squares_out) {
+    double total = 0.0;
+    for (int i = 0; i < 32; ++i) total += squares[0][i];
+    squares_out[blockIdx.x] = total;
+  }
+}
+
+__device__ inline float slope_for_statistics(int kind, float y) {
+  if (kind == 0) return y > 0.0f ? 1.0f : 0.0f;
+  return kind == 1 ? (1.0f - y) * y : 1.0f - y * y;
+}
+
+// Statistics of a nonlinearity: its values, and its slopes where there are any. Broken sums are not kept.
+extern "C" __global__ void add_statistics(int kind, const float* y, long long rows, int columns, double* value_sum,
+                                          double* deriv_sum, double* counters) {
+  __shared__ double values[32][33];
+  __shared__ double slopes[32][33];
+  int column = threadIdx.x % 32, lane = threadIdx.x / 32;
+  int at = blockIdx.x * 32 + column;
+  double value = 0.0, slope = 0.0;
+  if (at < columns)
+    for (long long row = lane; row < rows; row += 32) {
+      float number = y[row * columns + at];
+      value += number;
+      if (kind >= 0) slope += slope_for_statistics(kind, number);
+    }
+  values[lane][column] = value;
+  slopes[lane][column] = slope;
+  reduce_lanes(values, lane, column);
+  reduce_lanes(slopes, lane, column);
+  if (lane == 0 && at < columns && isfinite(values[0][column])) {
+    value_sum[at] += values[0][column];
+    if (kind >= 0) deriv_sum[at] += slopes[0][column];
+  }
+  if (blockIdx.x == 0 && threadIdx.x == 0) counters[0] += (double)rows;
+}
+
+// Sums of squares of the derivatives that come to a nonlinearity.
+extern "C" __global__ void add_column_squares(const float* dy, long long rows, int columns, double* sums_out,
+                                              double* counters) {
+  __shared__ double squares[32][33];
+  int column = threadIdx.x % 32, lane = threadIdx.x / 32;
+  int at = blockIdx.x * 32 + column;
+  double square = 0.0;
+  if (at < columns)
+    for (long long row = lane; row < rows; row += 32) {
+      float number = dy[row * columns + at];
+      square += (double)number * number;
+    }
+  squares[lane][column] = square;
+  reduce_lanes(squares, lane, column);
+  if (lane == 0 && at < columns && isfinite(squares[0][column])) sums_out[at] += squares[0][column];
+  if (blockIdx.x == 0 && threadIdx.x == 0) counters[1] += (double)rows;
+}
+
+// Batch normalisation (nnet3py/nnet/batch_norm.py); statistics: count, then sums, then sums of squares, all faded.
+extern "C" __global__ void batch_norm(const float* x, long long rows, int columns, float epsilon, float target_rms,
+                                      float* z, float* scale_out, double* statistics, double fade) {
+  __shared__ double sums[32][33];
+  __shared__ double squares[32][33];
+  int column = threadIdx.x % 32, lane = threadIdx.x / 32;
+  int at = blockIdx.x * 32 + column;
+  double sum = 0.0, square = 0.0;
+  if (at < columns)
+    for (long long row = lane; row < rows; row += 32) {
+      double number = x[row * columns + at];
+      sum += number;
+      square += number * number;
+    }
+  sums[lane][column] = sum;
+  squares[lane][column] = square;
+  reduce_lanes(sums, lane, column);
+  reduce_lanes(squares, lane, column);
+  if (blockIdx.x == 0 && threadIdx.x == 0 && statistics) statistics[0] = (statistics[0] + (double)rows) * fade;
+  if (at >= columns) return;
+  double mean = sums[0][column] / rows, mean_square = squares[0][column] / rows;
+  double variance = mean_square - mean * mean;
+  if (variance < 0.0) variance = 0.0;
+  float scale = (float)(target_rms / sqrt(variance + (double)epsilon));
+  if (lane == 0) {
+    scale_out[at] = scale;
+    if (statistics && isfinite(mean_square)) {
+      statistics[1 + at] = (statistics[1 + at] + sums[0][column]) * fade;
+      statistics[1 + columns + at] = (statistics[1 + columns + at] + squares[0][column]) * fade;
+    }
+  }
+  float centre = (float)mean;
+  for (long long row = lane; row < rows; row += 32) z[row * columns + at] = (x[row * columns + at] - centre) * scale;
+}
+
+extern "C" __global__ void batch_norm_backward(const float* z, const float* scale, float* dz, long long rows,
+                                               int columns, float target_rms) {
+  __shared__ double sums[32][33];
+  __shared__ double products[32][33];
+  int column = threadIdx.x % 32, lane = threadIdx.x / 32;
+  int at = blockIdx.x * 32 + column;
+  double sum = 0.0, product = 0.0;
+  if (at < columns)
+    for (long long row = lane; row < rows; row += 32) {
+      double number = dz[row * columns + at];
+      sum += number;
+      product += number * z[row * columns + at];
+    }
+  sums[lane][column] = sum;
+  products[lane][column] = product;
+  reduce_lanes(sums, lane, column);
+  reduce_lanes(products, lane, column);
+  if (at >= columns) return;
+  float factor = scale[at], mean = (float)(sums[0][column] / rows);
+  float towards_z = (float)(-factor * products[0][column] / ((double)target_rms * target_rms * rows));
+  for (long long row = lane; row < rows; row += 32) {
+    long long i = row * columns + at;
+    dz[i] = (dz[i] - mean) * factor + z[i] * towards_z;
+  }
+}

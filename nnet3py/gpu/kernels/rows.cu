@@ -1,0 +1,97 @@
+// What is done row by row: p-norm, normalisation, softmax. See the modules of the same names in nnet3py/nnet.
+
+extern "C" __global__ void pnorm(const float* x, float* y, long long outputs, int group) {
+  long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= outputs) return;
+  const float* first = x + i * group;
+  float sum = 0.0f;
+  for (int k = 0; k < group; ++k) sum += first[k] * first[k];
+  y[i] = sqrtf(sum);
+}
+
+extern "C" __global__ void pnorm_backward(const float* x, const float* y, const float* dy, float* dx,
+                                          long long inputs, int group) {
+  long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= inputs) return;
+  long long output = i / group;
+  float norm = y[output];
+  dx[i] = x[i] * (dy[output] / (norm == 0.0f ? 1.0f : norm));
+}
+
+// Eight rows a block, a warp each. With `log_stddev` a row of y has one number more than one of x.
+extern "C" __global__ void normalize(const float* x, float* y, float* factors, long long rows, int dim, float rms,
+                                     int log_stddev) {
+  long long row = (long long)blockIdx.x * 8 + threadIdx.x / 32;
+  int lane = threadIdx.x % 32;
+  bool inside = row < rows;
+  const float* from = x + row * dim;
+  float sum = 0.0f;
+  if (inside)
+    for (int i = lane; i < dim; i += 32) sum += from[i] * from[i];
+  sum = warp_sum(sum);
+  if (!inside) return;
+  float factor = 1.0f / sqrtf(fmaxf(sum / (dim * rms * rms), 1.3552527156068805e-20f));
+  float* to = y + row * (dim + log_stddev);
+  for (int i = lane; i < dim; i += 32) to[i] = from[i] * factor;
+  if (lane == 0) {
+    factors[row] = factor;
+    if (log_stddev) to[dim] = logf(rms) - logf(factor);
+  }
+}
+
+extern "C" __global__ void normalize_backward(const float* x, const float* factors, const float* dy, float* dx,
+                                              long long rows, int dim, float rms, int log_stddev) {
+  long long row = (long long)blockIdx.x * 8 + threadIdx.x / 32;
+  int lane = threadIdx.x % 32;
+  bool inside = row < rows;
+  const float* from = x + row * dim;
+  const float* by = dy + row * (dim + log_stddev);
+  float product = 0.0f, square = 0.0f;
+  if (inside)
+    for (int i = lane; i < dim; i += 32) {
+      product += by[i] * from[i];
+      square += from[i] * from[i];
+    }
+  product = warp_sum(product);
+  square = warp_sum(square);
+  if (!inside) return;
+  float factor = factors[row];
+  bool floored = factor >= 8589934592.0f;  // 2^33: the mean square was below 2^-66
+  float towards_x = floored ? 0.0f : -factor * factor * factor / (dim * rms * rms) * product;
+  if (log_stddev) towards_x += by[dim] / fmaxf(square, dim * 1.3552527156068805e-20f);
+  for (int i = lane; i < dim; i += 32) dx[row * dim + i] = factor * by[i] + from[i] * towards_x;
+}
+
+// A block a row.
+extern "C" __global__ void log_softmax(const float* x, float* y, int columns, int take_exp) {
+  __shared__ float best[32];
+  __shared__ double sums[1024];
+  const float* from = x + (long long)blockIdx.x * columns;
+  float* to = y + (long long)blockIdx.x * columns;
+  float largest = -3.402823466e+38f;
+  for (int i = threadIdx.x; i < columns; i += blockDim.x) largest = fmaxf(largest, from[i]);
+  largest = warp_max(largest);
+  if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = largest;
+  __syncthreads();
+  for (int i = 0; i < blockDim.x / 32; ++i) largest = fmaxf(largest, best[i]);
+  float sum = 0.0f;
+  for (int i = threadIdx.x; i < columns; i += blockDim.x) sum += expf(from[i] - largest);
+  float total = (float)block_sum(sum, sums);
+  float log_total = logf(total);
+  for (int i = threadIdx.x; i < columns; i += blockDim.x) {
+    float shifted = from[i] - largest;
+    to[i] = take_exp ? fmaxf(expf(shifted) / total, 1.0e-20f) : shifted - log_total;
+  }
+}
+
+extern "C" __global__ void log_softmax_backward(const float* y, float* dy, int columns, int of_softmax) {
+  __shared__ double sums[1024];
+  const float* output = y + (long long)blockIdx.x * columns;
+  float* derivative = dy + (long long)blockIdx.x * columns;
+  float sum = 0.0f;
+  for (int i = threadIdx.x; i < columns; i += blockDim.x)
+    sum += of_softmax ? output[i] * derivative[i] : derivative[i];
+  float total = (float)block_sum(sum, sums);
+  for (int i = threadIdx.x; i < columns; i += blockDim.x)
+    derivative[i] = of_softmax ? (derivative[i] - total) * output[i] : derivative[i] - expf(output[i]) * total;
+}
