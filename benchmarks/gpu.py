@@ -256,6 +256,26 @@ def agreement(network: GpuNetwork, frames: int, minibatches: int, precision: str
     )
 
 
+def profile(network: GpuNetwork, frames: int, precision: str) -> None:
+    """Print what the kernels of a step take, by name, most first."""
+    import torch
+
+    step = trained(CudaOperations(precision), network, Method.ONLINE, frames)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        for _ in range(40):
+            step()
+        torch.cuda.synchronize()
+    totals: dict[str, list[float]] = {}
+    begin, end = min(e.time_range.start for e in found.events()), max(e.time_range.end for e in found.events())
+    for event in found.events():
+        total = totals.setdefault(event.name[:70], [0.0, 0])
+        total[0] += event.time_range.end - event.time_range.start
+        total[1] += 1
+    print(f"{(end - begin) / 40:.0f} µs a step; sum of kernels {sum(t for t, _ in totals.values()) / 40:.0f}")
+    for name, (total, count) in sorted(totals.items(), key=lambda item: -item[1][0])[:28]:
+        print(f"{total / 40:8.1f} µs a step {count / 40:6.1f} times {total / count:7.1f} µs  {name}")
+
+
 def main() -> None:
     """Print the card, how CPU and GPU agree, and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -265,10 +285,14 @@ def main() -> None:
     parser.add_argument("--precision", default="float32,tf32")
     parser.add_argument("--compile", action="store_true", help="also compiled PyTorch, which takes minutes to compile")
     parser.add_argument("--agreement", type=int, default=0, metavar="N", help="compare with the CPU after N minibatches")
+    parser.add_argument("--profile", action="store_true", help="what the time of the first network's steps goes to")
     given = parser.parse_args()
     print(CudaOperations().description(), flush=True)
     for precision in given.precision.split(",") if given.agreement else ():
         print(agreement(NETWORKS["small"], 512, given.agreement, precision), flush=True)
+    if given.profile:
+        profile(NETWORKS[given.networks[0]], int(given.minibatch.split(",")[0]), given.precision.split(",")[0])
+        return
     for name in given.networks:
         for frames in map(int, given.minibatch.split(",")):
             for precision in given.precision.split(","):

@@ -65,7 +65,7 @@ class CudaOperations(HostOperations):
                 if line.startswith('extern "C" __global__ void '):
                     name = line.split("void ", 1)[1].split("(", 1)[0]
                     self._kernels[name] = compiled.get_function(name)
-        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream = self._present = cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
         self._sides = [cupy.cuda.Stream(non_blocking=True) for _ in range(_SIDE_STREAMS)]
         self._next_side = 0
@@ -103,7 +103,9 @@ class CudaOperations(HostOperations):
         return self.xp.asarray(np.ascontiguousarray(array))
 
     def download(self, array: Array) -> np.ndarray:
-        return np.asarray(self.xp.asnumpy(array))
+        found = np.asarray(self.xp.asnumpy(array))
+        self._present.use()  # CuPy goes back to the default stream after it has copied
+        return found
 
     def send(self, key: Hashable, array: np.ndarray) -> Array:
         array = np.ascontiguousarray(array)
@@ -115,8 +117,11 @@ class CudaOperations(HostOperations):
         slot.sent[turn].synchronize()
         np.copyto(slot.pinned[turn], array)
         self._copying.wait_event(slot.taken[turn])
-        with self._copying:
-            slot.staging[turn].set(slot.pinned[turn])
+        runtime = self.xp.cuda.runtime
+        runtime.memcpyAsync(
+            slot.staging[turn].data.ptr, slot.pinned[turn].ctypes.data, array.nbytes, runtime.memcpyHostToDevice,
+            self._copying.ptr,
+        )  # fmt: skip
         slot.sent[turn].record(self._copying)
         self.stream.wait_event(slot.sent[turn])
         self.xp.copyto(slot.target, slot.staging[turn])
@@ -131,8 +136,13 @@ class CudaOperations(HostOperations):
         self._held.extend(arrays)
         if side not in self._used_sides:
             self._used_sides.append(side)
-        with side:
+        self._present = side
+        side.use()
+        try:
             yield
+        finally:
+            self._present = self.stream
+            self.stream.use()
 
     def join(self) -> None:
         for side in self._used_sides:
@@ -176,8 +186,7 @@ class CudaOperations(HostOperations):
 
     def _scratch_of_stream(self) -> list[Array]:
         """Partial sums of the kernel ``residual`` for each side, on the present stream."""
-        found: list[Array] = self._residuals[self.xp.cuda.get_current_stream().ptr]
-        return found
+        return self._residuals[self._present.ptr]
 
     def _each(self, name: str, count: int, *arguments: Any) -> None:
         """A thread for each of ``count`` numbers."""
@@ -202,7 +211,7 @@ class CudaOperations(HostOperations):
     ) -> Array:
         return self._products(
             out, left, right, transpose_left=transpose_left, transpose_right=transpose_right, alpha=alpha, beta=beta,
-            bias=bias, precision="float32" if exact else self._precision,
+            bias=bias, precision="float32" if exact else self._precision, stream=self._present.ptr,
         )  # fmt: skip
 
     # Nonlinearities

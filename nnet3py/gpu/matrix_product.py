@@ -84,11 +84,13 @@ class MatrixProducts:
         beta: float = 0.0,
         bias: Any = None,
         precision: str = "float32",
+        stream: int,
     ) -> Any:
         """``out = alpha op(left) op(right) + beta out (+ bias to each row)``; returns ``out``.
 
         Arrays are (rows, columns) float32 whose columns are neighbours in memory. ``alpha`` is a number, or an array of
-        one on the device (then ``beta`` is 0 or 1). ``op`` is the transpose where it is asked for.
+        one on the device (then ``beta`` is 0 or 1). ``op`` is the transpose where it is asked for. ``stream``: the
+        address of the stream that it is started on.
         """
         rows, columns = out.shape
         inner = left.shape[0] if transpose_left else left.shape[1]
@@ -112,7 +114,6 @@ class MatrixProducts:
             factors = (c_void_p(alpha.data.ptr), c_void_p(self._constants.data.ptr + (4 if beta else 0)))
         else:
             factors = (byref(c_float(alpha)), byref(c_float(beta)))
-        stream = self._cupy.cuda.get_current_stream().ptr
         status = self._lib.cublasLtMatmul(
             self._handle,
             description,
