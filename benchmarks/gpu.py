@@ -130,7 +130,7 @@ def bare_products(ops: CudaOperations, network: GpuNetwork, frames: int) -> Call
 
     run()
     graph = ops.record(run)
-    return lambda: ops.replay(graph)
+    return lambda: (ops.replay(graph), products)  # the arrays must stay where the graph expects them
 
 
 def pytorch_steps(network: GpuNetwork, frames: int, compile_too: bool) -> dict[str, Callable[[], object]]:

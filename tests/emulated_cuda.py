@@ -50,6 +50,18 @@ static float __shfl_xor_sync(unsigned, float value, int offset) {
   turn();
   return other;
 }
+static double exchanged_doubles[1024];
+static double __shfl_xor_sync(unsigned, double value, int offset) {
+  int thread = threadIdx.x;
+  exchanged_doubles[thread] = value;
+  turn();
+  double other = exchanged_doubles[thread ^ offset];
+  turn();
+  return other;
+}
+struct short2 { short x, y; };
+static short2 make_short2(short x, short y) { return {x, y}; }
+static void atomicAdd(double* at, double value) { *at += value; }
 static void atomicOr(int* at, int bits) { *at |= bits; }
 static void enter() {
   body();
@@ -151,4 +163,5 @@ class EmulatedCuda(CudaOperations):
     product = HostOperations.product
     upload = HostOperations.upload
     download = HostOperations.download
+    download_later = HostOperations.download_later
     send = HostOperations.send

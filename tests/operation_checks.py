@@ -9,7 +9,7 @@ import numpy as np
 
 from nnet3py.gpu.change import _chunks
 from nnet3py.gpu.natural_gradient import LayerEstimates, Renewal
-from nnet3py.gpu.operations import HostOperations
+from nnet3py.gpu.operations import HostOperations, Labels
 from nnet3py.nnet.component import NaturalGradientOptions
 
 Check = Callable[[HostOperations, np.random.Generator], list[Any]]
@@ -141,8 +141,14 @@ def objectives(ops: HostOperations, random: np.random.Generator) -> list[Any]:
     weights = random.random(40).astype(np.float32)
     weights[30:] = 0.0  # filled up
     label_rows = np.concatenate([np.arange(30), np.zeros(10)]).astype(np.int32)
-    labels = (ops.upload(label_rows), ops.upload(random.integers(0, 20, 40, np.int32)), ops.upload(weights))
-    found = [ops.sparse_objective(output, labels, values, slot)]
+    classes = random.integers(0, 20, 40, np.int32)
+    labels = Labels(ops.upload(label_rows), ops.upload(classes), ops.upload(weights), False)
+    one_per_row = Labels(*(ops.upload(array[:30]) for array in (label_rows, classes, weights)), True)
+    sums, counters = ops.upload(random.random(20)), ops.zeros(4, np.float64)
+    ops.sparse_objective(output, labels, values, slot)
+    ops.label_squares(one_per_row, sums, counters)
+    found = [ops.sparse_derivative(output, labels), sums, counters]
+    found.append(ops.log_softmax_label_backward(ops.softmax(output, True), one_per_row))
     for kind in ("linear", "quadratic"):
         ops.advance(slot, 4)
         found.append(ops.dense_objective(kind, output, targets, values, slot))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnet3py.gpu.operations import Array, HostOperations
+from nnet3py.gpu.operations import Array, HostOperations, Labels
 from nnet3py.gpu.update import DeviceUpdate, HostSideUpdate
 from nnet3py.nnet.affine import AffineComponent, LinearComponent
 from nnet3py.nnet.batch_norm import BatchNormComponent
@@ -313,6 +313,18 @@ class LogSoftmax(Softmax):
 
     takes_log = True
     keeps_values = False
+    labels: Labels | None = None
+    """Of the objective on this minibatch, where nothing but it uses the output; the derivative is then no matrix."""
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
+        labels, self.labels = self.labels, None
+        if labels is None:
+            return super().backprop(memo, dy, layout, update, want_dx)
+        y, draws = memo
+        if draws is not None and draws.derivative:
+            with self.ops.aside(y):
+                self.ops.label_squares(labels, self.sums["oderiv_sumsq"], self.counters)
+        return self.ops.log_softmax_label_backward(y, labels) if want_dx else None
 
 
 class Pnorm(DeviceComponent):

@@ -14,14 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from nnet3py.errors import UserError
 from nnet3py.gpu.matrix_product import MatrixProducts
-from nnet3py.gpu.operations import NONLINEARITIES, Array, Chunks, Estimate, HostOperations, Layer
+from nnet3py.gpu.operations import NONLINEARITIES, Array, Chunks, Estimate, HostOperations, Labels, Layer
 
 _SOURCES = Path(__file__).parent / "kernels"
 _THREADS = 256
 _SIDE_STREAMS = 3
 _RESIDUAL_BLOCKS = 128
 _DENSE_BLOCKS = 128
+_ROWS_OF_BLOCK = 512  # of sums of columns
+_SLICE = 64  # columns, as in natural_gradient.cu
+_MOST_RANK = 128  # of products_of_rows
+_MOST_KEPT = 48 * 1024  # bytes of a row that a softmax keeps
 _MODULES = ("elementwise", "columns", "rows", "objective", "change", "natural_gradient")
 
 
@@ -67,7 +72,8 @@ class CudaOperations(HostOperations):
                     self._kernels[name] = compiled.get_function(name)
         self.stream = self._present = cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
-        self._sides = [cupy.cuda.Stream(non_blocking=True) for _ in range(_SIDE_STREAMS)]
+        sides = int(os.environ.get("NNET3PY_SIDE_STREAMS", str(_SIDE_STREAMS)))
+        self._sides = [cupy.cuda.Stream(non_blocking=True) for _ in range(sides)]
         self._next_side = 0
         self._used_sides: list[Any] = []
         self._copying = cupy.cuda.Stream(non_blocking=True)
@@ -128,8 +134,28 @@ class CudaOperations(HostOperations):
         slot.taken[turn].record(self.stream)
         return slot.target
 
+    def download_later(self, array: Array) -> Callable[[], np.ndarray]:
+        cupy = self.xp
+        memory = cupy.cuda.alloc_pinned_memory(array.nbytes)
+        found = np.frombuffer(memory, array.dtype, array.size).reshape(array.shape)
+        self._copying.wait_event(self.stream.record())
+        runtime = cupy.cuda.runtime
+        runtime.memcpyAsync(
+            found.ctypes.data, array.data.ptr, array.nbytes, runtime.memcpyDeviceToHost, self._copying.ptr
+        )
+        done = self._copying.record()
+
+        def wait() -> np.ndarray:
+            done.synchronize()
+            return found
+
+        return wait
+
     @contextlib.contextmanager
     def aside(self, *arrays: Array) -> Iterator[None]:
+        if not self._sides:
+            yield
+            return
         side = self._sides[self._next_side]
         self._next_side = (self._next_side + 1) % len(self._sides)
         side.wait_event(self.stream.record())
@@ -247,18 +273,35 @@ class CudaOperations(HostOperations):
         scale: float,
     ) -> None:
         rows, columns = y.shape
-        self._each(
-            "repair", y.size, _int(NONLINEARITIES.index(kind)), y, dx, _long(rows), _int(columns), _int(block_dim),
+        self._columns(
+            "repair", columns, _int(NONLINEARITIES.index(kind)), y, dx, _int(rows), _int(columns), _int(block_dim),
             deriv_sum, counters, np.float64(thresholds[0]), np.float64(thresholds[1]), np.float32(scale),
         )  # fmt: skip
 
     def softmax(self, x: Array, take_log: bool) -> Array:
-        y = self.xp.empty_like(x)
-        self._launch("log_softmax", len(x), _THREADS, x, y, _int(x.shape[1]), _int(not take_log))
+        y, bytes_ = self.xp.empty_like(x), 4 * x.shape[1]
+        kept = bytes_ <= _MOST_KEPT
+        self._launch(
+            "log_softmax", len(x), 512 if x.shape[1] > 2048 else _THREADS, x, y, _int(x.shape[1]), _int(not take_log),
+            _int(kept), shared=bytes_ if kept else 0,
+        )  # fmt: skip
         return y
 
     def softmax_backward(self, y: Array, dy: Array, took_log: bool) -> None:
         self._launch("log_softmax_backward", len(y), _THREADS, y, dy, _int(y.shape[1]), _int(not took_log))
+
+    def label_squares(self, labels: Labels, sums: Array, counters: Array) -> None:
+        self._each(
+            "label_squares", len(sums), labels.classes, labels.weights, _int(len(labels.classes)), _int(len(sums)),
+            sums, counters,
+        )  # fmt: skip
+
+    def log_softmax_label_backward(self, y: Array, labels: Labels) -> Array:
+        dx = self.xp.empty_like(y)
+        self._launch(
+            "log_softmax_label_backward", len(y), _THREADS, y, dx, _int(y.shape[1]), labels.classes, labels.weights
+        )
+        return dx
 
     # Norms
 
@@ -269,7 +312,7 @@ class CudaOperations(HostOperations):
 
     def pnorm_backward(self, x: Array, y: Array, dy: Array) -> Array:
         dx = self.xp.empty_like(x)
-        self._each("pnorm_backward", x.size, x, y, dy, dx, _long(x.size), _int(x.shape[1] // y.shape[1]))
+        self._each("pnorm_backward", x.size, x, y, dy, dx, _uint(x.size), _uint(x.shape[1] // y.shape[1]))
         return dx
 
     def normalize(self, x: Array, block_dim: int, rms: float, log_stddev: bool) -> tuple[Array, Array]:
@@ -309,11 +352,18 @@ class CudaOperations(HostOperations):
 
     # Objectives
 
-    def sparse_objective(self, output: Array, labels: tuple[Array, Array, Array], values: Array, slot: Array) -> Array:
-        columns, count = _int(output.shape[1]), len(labels[0])
-        self._launch("sparse_objective", 1, 1024, output, columns, *labels, _int(count), values, slot)
-        derivative = self.xp.zeros(output.shape, np.float32)
-        self._each("scatter_labels", count, derivative, columns, *labels, _int(count))
+    def sparse_objective(self, output: Array, labels: Labels, values: Array, slot: Array) -> None:
+        self._launch(
+            "sparse_objective", 1, 1024, output, _int(output.shape[1]), labels.rows, labels.classes, labels.weights,
+            _int(len(labels.classes)), values, slot,
+        )  # fmt: skip
+
+    def sparse_derivative(self, output: Array, labels: Labels) -> Array:
+        derivative, count = self.xp.zeros(output.shape, np.float32), len(labels.classes)
+        self._each(
+            "scatter_labels", count, derivative, _int(output.shape[1]), labels.rows, labels.classes, labels.weights,
+            _int(count),
+        )  # fmt: skip
         return derivative
 
     def dense_objective(self, kind: str, output: Array, targets: Array, values: Array, slot: Array) -> Array:
@@ -362,20 +412,25 @@ class CudaOperations(HostOperations):
     def column_sums(self, x: Array, sums: Array | None, squares: Array | None) -> None:
         rows, columns = x.shape
         stride = x.strides[0] // 4 if rows > 1 else columns
-        self._columns(
-            "column_sums", columns, x, _long(rows), _int(columns), _int(stride), self._pointer(sums), self._pointer(squares)
-        )
+        self._launch(
+            "column_sums", (-(-columns // 32), self.parts_of(rows)), 1024, x, _int(rows), _int(columns), _int(stride),
+            _int(_ROWS_OF_BLOCK), self._pointer(sums), self._pointer(squares),
+        )  # fmt: skip
 
-    def num_squares(self, columns: int) -> int:
-        return max(1, -(-columns // 32))
+    def parts_of(self, rows: int) -> int:
+        return max(1, -(-rows // _ROWS_OF_BLOCK))
 
-    def add_scaled(self, target: Array, addend: Array, factor: float) -> None:
-        target += np.float32(factor) * addend
+    def num_squares(self, rows: int, columns: int) -> int:
+        return self.parts_of(rows) * max(1, -(-columns // 32))
+
+    def add_sum_of_rows(self, target: Array, rows: Array, factor: float) -> None:
+        parts, columns = rows.shape
+        self._each("add_sum_of_rows", columns, target, rows, _int(parts), _int(columns), np.float32(factor))
 
     def add_row(self, x: Array, row: Array) -> None:
         rows, columns = x.shape
         stride = x.strides[0] // 4 if rows > 1 else columns
-        self._each("add_row", x.size, x, row, _long(rows), _int(columns), _int(stride))
+        self._each("add_row", x.size, x, row, _uint(x.size), _uint(columns), _uint(stride))
 
     def layer_step(self, layer: Layer, dy: Array, x: Array, learning_rate: float) -> None:
         rank_y, rank_x = layer.y.rank, layer.x.rank
@@ -389,25 +444,26 @@ class CudaOperations(HostOperations):
         for side, (rows, estimate, H) in enumerate(((x, layer.x, layer.H[:, rank_y:]), (dy, layer.y, layer.H))):
             if estimate.rank:
                 self._launch(
-                    "residual", _RESIDUAL_BLOCKS, _THREADS, rows, _long(len(rows)), _int(rows.shape[1]),
-                    self._pointer(H), stride, estimate.W, self._pointer(estimate.ones), _int(estimate.rank), layer.sums,
-                    _int(side), partial[side],
+                    "residual", _RESIDUAL_BLOCKS, _THREADS, rows, _int(len(rows)), _int(rows.shape[1]),
+                    self._pointer(H), stride, estimate.W, self._pointer(estimate.ones), _int(estimate.rank),
+                    layer.sums, _int(side), partial[side], shared=16 * estimate.rank,
                 )  # fmt: skip
         self._launch(
-            "layer_step", 1, 1, layer.sums, partial[1], partial[0], _int(_RESIDUAL_BLOCKS), np.float64(learning_rate),
-            layer.factors,
+            "layer_step", 1, _THREADS, layer.sums, partial[1], partial[0], _int(_RESIDUAL_BLOCKS),
+            np.float64(learning_rate), layer.factors, layer.G, _int(rank_y), _int(rank_x), layer.sums_of_H,
+            _int(len(layer.sums_of_H)), self._pointer(layer.x.ones), layer.right_ones,
+            self._pointer(layer.x.J_ones),
         )  # fmt: skip
 
     def bias_change(self, delta: Array, layer: Layer) -> None:
-        dim = layer.left.shape[1]
-        self._launch(
-            "bias_change", -(-dim // _THREADS), _THREADS, delta, layer.sums_of_y, layer.left, _int(layer.y.rank),
-            _int(layer.x.rank), _int(dim), layer.sums_of_H, layer.G, self._pointer(layer.x.ones), layer.factors,
-            shared=8 * layer.left.shape[0],
+        rank, dim = layer.left.shape
+        self._each(
+            "bias_change", dim, delta, layer.sums_of_y, _int(len(layer.sums_of_y)), layer.left, _int(rank), _int(dim),
+            layer.right_ones, layer.factors,
         )  # fmt: skip
 
     def estimate_table(self, estimates: Sequence[Estimate]) -> Any:
-        on_device = [e for e in estimates if _jacobi_bytes(e.rank) <= self._shared_limit - 16384]
+        on_device = [e for e in estimates if e.rank <= _MOST_RANK and _jacobi_bytes(e.rank) <= self._shared_limit - 1024]
         pointers = [
             [
                 int(self._pointer(array))
@@ -421,34 +477,45 @@ class CudaOperations(HostOperations):
         numbers = [[e.alpha, e.eta] for e in on_device]
         if len(on_device) < len(estimates):
             largest = max(e.rank for e in estimates)
-            raise NotImplementedError(f"a rank of natural gradient of {largest} is too large for this GPU")
+            raise UserError(f"A rank of natural gradient of {largest} is too large for this GPU: give --use-gpu=no.")
+        slices = [-(-e.W.shape[1] // _SLICE) for e in estimates]
+        first_part = np.cumsum([0, *(n * e.rank**2 for n, e in zip(slices, estimates, strict=True))])
         return (
             list(estimates),
             self.upload(np.array(pointers, np.int64)),
             self.upload(np.array(integers, np.int32)),
             self.upload(np.array(numbers, np.float64)),
+            self.upload(first_part.astype(np.int64)),
+            self.empty(int(first_part[-1])),
+            max(slices),
         )
 
     def renew(self, table: Any, status: Array) -> None:
-        estimates, pointers, integers, numbers = table
+        estimates, pointers, integers, numbers, first_part, parts, slices = table
         count = len(estimates)
-        rank = max(e.rank for e in estimates)
-        tiles, widest = -(-rank // 16), max(e.dim for e in estimates)
-        for which in (0, 1):
-            self._launch("products_of_rows", (tiles, tiles, count), 256, pointers, integers, numbers, _int(which), status)
-            if which == 0:
-                self._launch(
-                    "renew_estimates", count, 512, pointers, integers, numbers, status, shared=_jacobi_bytes(rank)
-                )
-                self._launch(
-                    "renew_W", (-(-widest // 32), count), 256, pointers, integers, status,
-                    shared=4 * rank * (rank + 32),
-                )  # fmt: skip
+        rank, widest = max(e.rank for e in estimates), max(e.dim for e in estimates)
+
+        def products(which: int) -> None:
+            self._launch(
+                "products_of_rows", (slices, count), 256, pointers, integers, _int(which), first_part, parts,
+                shared=4 * rank * (_SLICE + 1),
+            )  # fmt: skip
+            self._launch(
+                "sum_products", (-(-rank * rank // 256), count), 256, pointers, integers, numbers, _int(which),
+                first_part, parts, status,
+            )  # fmt: skip
+
+        products(0)
+        self._launch("renew_estimates", count, 1024, pointers, integers, numbers, status, shared=_jacobi_bytes(rank))
+        self._launch(
+            "renew_W", (-(-widest // 32), count), 256, pointers, integers, status, shared=4 * rank * (rank + 32)
+        )
+        products(1)
 
 
 def _jacobi_bytes(rank: int) -> int:
     """Dynamic shared memory of the kernel renew_estimates."""
-    return 8 * (2 * rank * (rank + 1) + 6 * (rank + 1))
+    return 8 * (2 * rank * (rank + 1) + 7 * (rank + 1))
 
 
-_int, _long = np.int32, np.int64
+_int, _uint, _long = np.int32, np.uint32, np.int64

@@ -16,7 +16,7 @@ The estimates of all layers are renewed together after the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,16 +66,17 @@ class LayerEstimates:
             right=right,
             H=ops.empty((0, rank)),
             G=G,
-            sums_of_H=ops.zeros(rank),
-            sums_of_y=ops.zeros(output_dim),
-            squares_x=ops.zeros(ops.num_squares(input_dim), np.float64),
-            squares_y=ops.zeros(ops.num_squares(output_dim), np.float64),
+            sums_of_H=ops.empty((0, rank)),
+            sums_of_y=ops.empty((0, output_dim)),
+            squares_x=ops.empty(0, np.float64),
+            squares_y=ops.empty(0, np.float64),
             sums=sums,
             factors=ops.zeros(2),
+            right_ones=ops.zeros(rank),
             x=x,
             y=y,
         )
-        self._H: dict[int, Array] = {}
+        self._by_rows: dict[int, tuple[Array, ...]] = {}
         self.renewing = True
         self.used = False
         for side, state in states.items():
@@ -137,11 +138,8 @@ class LayerEstimates:
         """
         ops, layer = self.ops, self.layer
         self.used = True
-        rank_y, num_rows = layer.y.rank, len(x)
-        layer.x.num_rows = layer.y.num_rows = num_rows
-        if num_rows not in self._H:
-            self._H[num_rows] = ops.empty((num_rows, layer.left.shape[0]))
-        layer.H = self._H[num_rows]
+        rank_y = layer.y.rank
+        self._make_room(len(x))
         H_y, H_x = layer.H[:, :rank_y], layer.H[:, rank_y:]
         ops.product(H_x, x, layer.x.W, transpose_right=True)
         if layer.x.ones is not None:
@@ -150,6 +148,8 @@ class LayerEstimates:
         ops.product(layer.G, layer.H, layer.H, transpose_left=True, exact=True)
         ops.column_sums(x, None, layer.squares_x)
         ops.column_sums(dy, layer.sums_of_y, layer.squares_y)
+        if bias_delta is not None:
+            ops.column_sums(layer.H, layer.sums_of_H, None)
         ops.layer_step(layer, dy, x, learning_rate)
         P, Q = layer.right[:rank_y], layer.left[rank_y:]
         ops.product(P, H_y, x, transpose_left=True)
@@ -159,13 +159,25 @@ class LayerEstimates:
         ops.product(delta, dy, x, transpose_left=True, alpha=step, beta=1.0)
         ops.product(delta, layer.left, layer.right, transpose_left=True, alpha=minus_step, beta=1.0)
         if bias_delta is not None:
-            ops.column_sums(layer.H, layer.sums_of_H, None)
             ops.bias_change(bias_delta, layer)
         if self.renewing:
             ops.product(layer.x.J, H_x, x, transpose_left=True)
             ops.product(layer.y.J, H_y, dy, transpose_left=True)
-            if layer.x.J_ones is not None:
-                layer.x.J_ones[...] = layer.sums_of_H[rank_y:]
+
+    def _make_room(self, num_rows: int) -> None:
+        """What depends on the number of rows; kept for each, as a recorded step goes on using it."""
+        ops, layer = self.ops, self.layer
+        if num_rows not in self._by_rows:
+            (rank, output_dim), input_dim, parts = layer.left.shape, layer.right.shape[1], ops.parts_of(num_rows)
+            self._by_rows[num_rows] = (
+                ops.empty((num_rows, rank)),
+                ops.zeros((parts, rank)),
+                ops.zeros((parts, output_dim)),
+                ops.zeros(ops.num_squares(num_rows, input_dim), np.float64),
+                ops.zeros(ops.num_squares(num_rows, output_dim), np.float64),
+            )
+        layer.H, layer.sums_of_H, layer.sums_of_y, layer.squares_x, layer.squares_y = self._by_rows[num_rows]
+        layer.x.num_rows = layer.y.num_rows = num_rows
 
     @property
     def starting(self) -> bool:
@@ -200,7 +212,7 @@ class Renewal:
         self.estimates = [estimate for estimate in sides if estimate.rank]
         self._status = ops.zeros(max(1, len(self.estimates)), np.int32)
         self._tables: dict[tuple[int, ...], Any] = {}
-        self._pending = False
+        self._found: Callable[[], np.ndarray] | None = None
 
     def renew(self) -> None:
         """Start the renewal from what the layers' last :meth:`LayerEstimates.add` left."""
@@ -213,14 +225,15 @@ class Renewal:
 
     def renewed(self) -> None:
         """A renewal was started (or replayed): there is something to look at."""
-        self._pending = bool(self.estimates)
+        if self.estimates:
+            self._found = self._ops.download_later(self._status)
 
     def correct(self) -> None:
         """Wait for the last renewal and correct the estimates that it found to have lost their orthogonality."""
-        if not self._pending:
+        if self._found is None:
             return
-        self._pending = False
-        status = self._ops.download(self._status)
+        status = self._found()
+        self._found = None
         for i in np.flatnonzero(status[: len(self.estimates)] & _NOT_ORTHONORMAL):
             estimate = self.estimates[i]
             state = self._ops.state_of(estimate)

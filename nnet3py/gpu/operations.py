@@ -72,14 +72,33 @@ class Layer:
     right: Array  # (r_y + r_x, input dim): P, then W_x
     H: Array  # (N, r_y + r_x)
     G: Array  # Hᵀ H
-    sums_of_H: Array
-    sums_of_y: Array
+    sums_of_H: Array  # (parts, r_y + r_x): sums of some of the rows each
+    sums_of_y: Array  # (parts, output dim)
     squares_x: Array  # float64, partial sums
     squares_y: Array
     sums: Array  # (4,) float64: ‖X‖², ‖Y‖², ‖X̂‖², ‖Ŷ‖²
     factors: Array  # (2,): the step and minus it
+    right_ones: Array  # (r_y + r_x,): [p; w]
     x: Estimate
     y: Estimate
+
+
+@dataclass
+class Labels:
+    """Supervision: class ``classes[i]`` (int32) has ``weights[i]`` in row ``rows[i]`` (int32). A weight of 0 is none.
+
+    one_per_row: ``rows`` is 0, 1, ...
+    """
+
+    rows: Array
+    classes: Array
+    weights: Array
+    one_per_row: bool
+
+    @property
+    def form(self) -> tuple[int, bool]:
+        """What makes steps with labels differ but for numbers in arrays."""
+        return len(self.classes), self.one_per_row
 
 
 @dataclass
@@ -129,6 +148,11 @@ class HostOperations:
     def replay(self, recorded: Any) -> None:
         """Start all that was recorded."""
         raise NotImplementedError
+
+    def download_later(self, array: Array) -> Callable[[], np.ndarray]:
+        """Start a copy to the host of ``array`` as it is after all that was started; the result waits for that."""
+        found = np.array(array)
+        return lambda: found
 
     @contextlib.contextmanager
     def aside(self, *arrays: Array) -> Iterator[None]:
@@ -241,6 +265,17 @@ class HostOperations:
             dy -= (y * dy).sum(axis=1, keepdims=True)
             dy *= y
 
+    def label_squares(self, labels: Labels, sums: Array, counters: Array) -> None:
+        """As :meth:`add_column_squares` for a derivative that is one weight in each row."""
+        sums += np.bincount(labels.classes, labels.weights.astype(np.float64) ** 2, len(sums))
+        counters[1] += len(labels.classes)
+
+    def log_softmax_label_backward(self, y: Array, labels: Labels) -> Array:
+        """Through the log-softmax whose output is ``y``, for a derivative that is one weight in each row."""
+        dx = -np.exp(y) * labels.weights[:, None]
+        dx[np.arange(len(y)), labels.classes] += labels.weights
+        return dx
+
     # Norms
 
     def pnorm(self, x: Array, num_groups: int) -> Array:
@@ -302,17 +337,19 @@ class HostOperations:
 
     # Objectives
 
-    def sparse_objective(self, output: Array, labels: tuple[Array, Array, Array], values: Array, slot: Array) -> Array:
-        """Store the linear objective's value; returns its derivative. labels: rows, classes (int32) and weights."""
-        rows, classes, weights = labels
-        values[slot[0]] = np.dot(output[rows, classes].astype(np.float64), weights)
+    def sparse_objective(self, output: Array, labels: Labels, values: Array, slot: Array) -> None:
+        """Store the linear objective's value."""
+        values[slot[0]] = np.dot(output[labels.rows, labels.classes].astype(np.float64), labels.weights)
+
+    def sparse_derivative(self, output: Array, labels: Labels) -> Array:
+        """The linear objective's derivative, the labels as a matrix."""
         derivative = np.zeros_like(output)
-        there = weights != 0.0
-        derivative[rows[there], classes[there]] = weights[there]
+        there = labels.weights != 0.0
+        derivative[labels.rows[there], labels.classes[there]] = labels.weights[there]
         return derivative
 
     def dense_objective(self, kind: str, output: Array, targets: Array, values: Array, slot: Array) -> Array:
-        """The same for dense targets; ``kind`` is linear or quadratic."""
+        """Store the value for dense targets, and return the derivative; ``kind`` is linear or quadratic."""
         if kind == "quadratic":
             difference = targets - output
             values[slot[0]] = -0.5 * float(np.square(difference, dtype=np.float64).sum())
@@ -380,27 +417,34 @@ class HostOperations:
     # Natural gradient
 
     def column_sums(self, x: Array, sums: Array | None, squares: Array | None) -> None:
-        """Sums of columns, and partial sums (float64, as many as :meth:`num_squares` says) of all squares."""
+        """Sums of columns, (parts, columns), and partial sums of all squares, float64.
+
+        :meth:`parts_of` says how many parts there are, :meth:`num_squares` how many sums of squares.
+        """
         if sums is not None:
-            sums[...] = x.sum(axis=0)
+            sums[0] = x.sum(axis=0)
         if squares is not None:
             with np.errstate(over="ignore", invalid="ignore"):
                 squares[...] = np.square(x, dtype=np.float64).sum()
 
-    def num_squares(self, columns: int) -> int:
-        """How many partial sums :meth:`column_sums` gives."""
+    def parts_of(self, rows: int) -> int:
+        """In how many parts :meth:`column_sums` sums columns."""
         return 1
 
-    def add_scaled(self, target: Array, addend: Array, factor: float) -> None:
-        """``target += factor * addend``."""
-        target += np.float32(factor) * addend
+    def num_squares(self, rows: int, columns: int) -> int:
+        """How many sums of squares :meth:`column_sums` gives."""
+        return 1
+
+    def add_sum_of_rows(self, target: Array, rows: Array, factor: float) -> None:
+        """``target += factor`` times the sum of ``rows``."""
+        target += np.float32(factor) * rows.sum(axis=0)
 
     def add_row(self, x: Array, row: Array) -> None:
         """Add ``row`` to each row of ``x``, a part of the columns of an array."""
         x += row
 
     def layer_step(self, layer: Layer, dy: Array, x: Array, learning_rate: float) -> None:
-        """From H, G, squares: the norms ``sums`` and the step ``factors`` = ±(learning rate times both scales)."""
+        """From H, G, sums and squares: the norms, the step (learning rate times both scales), [p; w], J's last column."""
         rank_y = layer.y.rank
         step = learning_rate
         parts = ((layer.x, x, slice(rank_y, None)), (layer.y, dy, slice(0, rank_y)))
@@ -423,12 +467,15 @@ class HostOperations:
             if not math.isfinite(squared):
                 step = math.nan
         layer.factors[:] = step, -step
+        if layer.x.ones is not None:
+            sums = layer.sums_of_H.sum(axis=0)
+            layer.right_ones[:rank_y] = sums[:rank_y] - layer.G[:rank_y, rank_y:] @ layer.x.ones
+            layer.right_ones[rank_y:] = layer.x.ones
+            layer.x.J_ones[:] = sums[rank_y:]
 
     def bias_change(self, delta: Array, layer: Layer) -> None:
         """Add the step times what becomes of the sum of ``dy`` to the change of the bias."""
-        rank_y, ones = layer.y.rank, layer.x.ones
-        p = layer.sums_of_H[:rank_y] - layer.G[:rank_y, rank_y:] @ ones
-        delta += layer.factors[0] * (layer.sums_of_y - np.concatenate([p, ones]) @ layer.left)
+        delta += layer.factors[0] * (layer.sums_of_y.sum(axis=0) - layer.right_ones @ layer.left)
 
     def estimate_table(self, estimates: Sequence[Estimate]) -> Any:
         """What :meth:`renew` takes; it stays right while the arrays and numbers of rows are the same."""

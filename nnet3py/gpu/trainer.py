@@ -20,13 +20,13 @@ import numpy as np
 from nnet3py import log
 from nnet3py.egs.minibatch import Minibatch, SparseLabels
 from nnet3py.errors import UserError
-from nnet3py.gpu.components import BatchNorm, Draws
+from nnet3py.gpu.components import BatchNorm, Draws, LogSoftmax
 from nnet3py.gpu.natural_gradient import LayerEstimates, Renewal
 from nnet3py.gpu.network import DeviceNetwork
-from nnet3py.gpu.operations import Array, HostOperations
+from nnet3py.gpu.operations import Array, HostOperations, Labels
 from nnet3py.gpu.update import DeviceUpdate
 from nnet3py.nnet.component import Phase
-from nnet3py.nnet.computation import ComputationCache
+from nnet3py.nnet.computation import Computation, ComputationCache
 from nnet3py.nnet.network import Network
 from nnet3py.seed import not_negative
 from nnet3py.train.max_change import MaxChangeCounts
@@ -178,13 +178,11 @@ class DeviceTrainer:
             return self.ops.send(("targets", name), supervision)
         count = len(supervision.classes)
         room = count if supervision.one_per_row else -(-count // 1024) * 1024
-        parts = (supervision.rows, np.int32), (supervision.classes, np.int32), (supervision.weights, np.float32)
-        sent = []
-        for i, (numbers, dtype) in enumerate(parts):
-            filled = np.zeros(room, dtype)
-            filled[:count] = numbers
-            sent.append(self.ops.send(("labels", name, i), filled))
-        return tuple(sent)
+        filled = np.zeros((3, room), np.int32)
+        filled[0, :count], filled[1, :count] = supervision.rows, supervision.classes
+        filled[2, :count] = supervision.weights.view(np.int32)
+        sent = self.ops.send(("labels", name, supervision.one_per_row), filled)
+        return Labels(sent[0], sent[1], sent[2].view(np.float32), supervision.one_per_row)
 
     def _step(
         self,
@@ -252,7 +250,7 @@ class DeviceTrainer:
         outputs, trace = computation.forward(
             inputs, Phase.TRAIN, random=draws, store_statistics=options.store_component_stats  # type: ignore[arg-type]
         )
-        derivatives = {name: self._objective(name, outputs[name], minibatch, labels[name], form) for name in labels}
+        derivatives = {name: self._objective(name, outputs[name], minibatch, of, form, computation) for name, of in labels.items()}
         computation.backward(trace, derivatives, self.updates)
         ops.join()
         self._layers = [layer for update in self.updates.values() for layer in update.layers.values()]
@@ -278,15 +276,22 @@ class DeviceTrainer:
             self._renewals[renewing] = Renewal(self.ops, chosen)
         return self._renewals[renewing]
 
-    def _objective(self, name: str, output: Array, minibatch: Minibatch, labels: Any, form: _Form) -> Array:
+    def _objective(
+        self, name: str, output: Array, minibatch: Minibatch, labels: Any, form: _Form, computation: Computation
+    ) -> Array:
         require_same_dim(name, output.shape[1], minibatch.outputs[name])
         key = name + form.suffix
         if key not in self._values:
             self._values[key] = self.ops.zeros(_RING, np.float64)
             self.logs[key] = ObjectiveLog(key, self.options.print_interval)
-        if isinstance(labels, tuple):
+        if isinstance(labels, Labels):
             if self._kinds[name] == "linear":
-                return self.ops.sparse_objective(output, labels, self._values[key], self._slot)
+                self.ops.sparse_objective(output, labels, self._values[key], self._slot)
+                last = self._device.components.get(computation.component_of_output(name))
+                if labels.one_per_row and isinstance(last, LogSoftmax):
+                    last.labels = labels
+                    return output  # in place of a derivative: nobody reads it
+                return self.ops.sparse_derivative(output, labels)
             dense = minibatch.outputs[name]
             assert isinstance(dense, SparseLabels)
             self._recording = False
@@ -354,7 +359,7 @@ class DeviceTrainer:
 
 
 def _shape(labels: Any) -> Hashable:
-    return tuple(part.shape for part in labels) if isinstance(labels, tuple) else labels.shape
+    return labels.form if isinstance(labels, Labels) else labels.shape
 
 
 def _weights(minibatch: Minibatch, kinds: dict[str, str]) -> dict[str, float]:

@@ -67,9 +67,9 @@ class DeviceUpdate:
                     self.delta[linear], dy, x, transpose_left=True, alpha=float(self.learning_rate), beta=1.0
                 )
                 if bias_delta is not None:
-                    sums = ops.empty(dy.shape[1])
+                    sums = ops.empty((ops.parts_of(len(dy)), dy.shape[1]))
                     ops.column_sums(dy, sums, None)
-                    ops.add_scaled(bias_delta, sums, self.learning_rate)
+                    ops.add_sum_of_rows(bias_delta, sums, self.learning_rate)
             return None
         layer = self._layer(dy, x, linear, bias is not None)
         with ops.aside(dy, x):

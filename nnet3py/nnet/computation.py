@@ -271,6 +271,16 @@ class Computation:
         """The times that a node is computed at (of an input: those it is given at), ascending; empty if not at all."""
         return self._times.get(name, np.zeros(0, np.int64))
 
+    def component_of_output(self, output: str) -> str:
+        """The component whose value an output is, if it is all of that and nothing else uses the value; else ""."""
+        step = next((step for step in self._steps if step.node.name == output), None)
+        sole = step.expression._sole_term() if step is not None and step.expression is not None else None
+        if sole is None or not sole.selection.whole:
+            return ""
+        users = sum(sole.node in _sources(other) for other in self._steps)
+        node = next(step.node for step in self._steps if step.node.name == sole.node)
+        return node.component if isinstance(node, ComponentNode) and users == 1 else ""
+
     def forward(
         self,
         inputs: Mapping[str, Array],

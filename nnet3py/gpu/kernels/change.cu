@@ -4,7 +4,7 @@
 extern "C" __global__ void squared_norms(float* delta, const float* parameters, const int* chunk_component,
                                          const long long* chunk_start, const int* chunk_length,
                                          const float* l2_factors, double* partial) {
-  __shared__ double sums[1024];
+  __shared__ double sums[32];
   int component = chunk_component[blockIdx.x];
   float factor = l2_factors[component];
   float* first = delta + chunk_start[blockIdx.x];
@@ -26,7 +26,7 @@ extern "C" __global__ void squared_norms(float* delta, const float* parameters, 
 extern "C" __global__ void limit(const double* partial, const int* first_chunk, int components,
                                  const float* max_changes, double max_param_change, double scale,
                                  double max_change_scale, double* scales, double* counts) {
-  __shared__ double sums[1024];
+  __shared__ double sums[32];
   double whole = 0.0;
   bool finite = true;
   for (int c = 0; c < components; ++c) {

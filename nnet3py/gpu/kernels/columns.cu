@@ -8,40 +8,64 @@ __device__ inline void reduce_lanes(double (*sums)[33], int lane, int column) {
   }
 }
 
-// Sums of the columns, and the sum of all squares as one number for each block.
-extern "C" __global__ void column_sums(const float* x, long long rows, int columns, int stride, float* sums_out,
-                                       double* squares_out) {
+// Sums of the columns and of all squares, of the rows that fall to a block: (blocks y, columns) and one number a block.
+extern "C" __global__ void column_sums(const float* x, int rows, int columns, int stride, int rows_of_block,
+                                       float* sums_out, double* squares_out) {
   __shared__ double sums[32][33];
-  __shared__ double squares[32][33];
+  __shared__ double shared[32];
+  int column = threadIdx.x % 32, lane = threadIdx.x / 32;
+  int at = blockIdx.x * 32 + column, first = blockIdx.y * rows_of_block;
+  int last = first + rows_of_block < rows ? first + rows_of_block : rows;
+  float sum = 0.0f, square = 0.0f;
+  if (at < columns)
+    for (int row = first + lane; row < last; row += 32) {
+      float value = x[(long long)row * stride + at];
+      sum += value;
+      square += value * value;
+    }
+  if (sums_out) {
+    sums[lane][column] = sum;
+    reduce_lanes(sums, lane, column);
+    if (lane == 0 && at < columns) sums_out[blockIdx.y * columns + at] = (float)sums[0][column];
+  }
+  if (squares_out) {
+    double total = block_sum((double)square, shared);
+    if (threadIdx.x == 0) squares_out[blockIdx.y * gridDim.x + blockIdx.x] = total;
+  }
+}
+
+// target += factor times the sum of `parts` rows.
+extern "C" __global__ void add_sum_of_rows(float* target, const float* rows, int parts, int columns, float factor) {
+  int at = blockIdx.x * blockDim.x + threadIdx.x;
+  if (at >= columns) return;
+  float sum = 0.0f;
+  for (int part = 0; part < parts; ++part) sum += rows[part * columns + at];
+  target[at] += factor * sum;
+}
+
+// Self-repair: see nnet3py/nnet/nonlinear.py. `counters`: count, oderiv count, dimensions repaired, and processed; they
+// are whole numbers, so that the order in which blocks add to them does not matter.
+extern "C" __global__ void repair(int kind, const float* y, float* dx, int rows, int columns, int block_dim,
+                                  const double* deriv_sum, double* counters, double lower, double upper,
+                                  float scale) {
+  double count = counters[0];
   int column = threadIdx.x % 32, lane = threadIdx.x / 32;
   int at = blockIdx.x * 32 + column;
-  double sum = 0.0, square = 0.0;
-  if (at < columns) {
-    float part = 0.0f, part_of_squares = 0.0f;
-    int terms = 0;
-    for (long long row = lane; row < rows; row += 32) {
-      float value = x[row * stride + at];
-      part += value;
-      part_of_squares += value * value;
-      if (++terms == 32) {
-        sum += part;
-        square += part_of_squares;
-        part = part_of_squares = 0.0f;
-        terms = 0;
-      }
-    }
-    sum += part;
-    square += part_of_squares;
-  }
-  sums[lane][column] = sum;
-  squares[lane][column] = square;
-  reduce_lanes(sums, lane, column);
-  reduce_lanes(squares, lane, column);
-  if (lane == 0 && at < columns && sums_out) sums_out[at] = (float)sums[0][column];
-  if (threadIdx.x == 0 && squares_out) {
-    double total = 0.0;
-    for (int i = 0; i < 32; ++i) total += squares[0][i];
-    squares_out[blockIdx.x] = total;
+  if (blockIdx.x == 0 && threadIdx.x == 0 && count != 0.0) counters[3] += block_dim;
+  if (count == 0.0 || at >= columns) return;
+  int blocks = columns / block_dim;
+  double slope = 0.0;
+  for (int block = 0; block < blocks; ++block) slope += deriv_sum[block * block_dim + at % block_dim];
+  slope /= blocks;
+  bool low = kind == 0 ? slope <= count * lower : slope < count * lower;
+  bool high = kind == 0 && !low && slope > count * upper;
+  if (!low && !high) return;
+  if (lane == 0 && at < block_dim) atomicAdd(&counters[2], 1.0);
+  float push = low ? scale : -scale;
+  for (int row = lane; row < rows; row += 32) {
+    long long i = (long long)row * columns + at;
+    if (kind == 0) dx[i] += push;
+    else dx[i] -= (kind == 1 ? 2.0f * y[i] - 1.0f : y[i]) * push;
   }
 }
 

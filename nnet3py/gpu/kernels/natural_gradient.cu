@@ -12,7 +12,7 @@
 extern "C" __global__ void layer_norms(const float* G, int rank_y, int rank_x, const float* gram_y,
                                        const float* gram_x, const double* squares_y, int count_y,
                                        const double* squares_x, int count_x, double ones, double* sums) {
-  __shared__ double shared[1024];
+  __shared__ double shared[32];
   int stride = rank_y + rank_x;
   for (int side = 0; side < 2; ++side) {
     int rank = side ? rank_y : rank_x, offset = side ? 0 : rank_y;
@@ -36,160 +36,222 @@ extern "C" __global__ void layer_norms(const float* G, int rank_y, int rank_x, c
 }
 
 // Where (norm) loses too many digits: ‖X - H W‖² by itself, as one partial sum a block; elsewhere nothing.
-extern "C" __global__ void residual(const float* rows, long long num_rows, int columns, const float* H, int stride,
+// Four rows at a time, so that W is read from nearby once for all of them. Dynamic memory: four rows of H.
+extern "C" __global__ void residual(const float* rows, int num_rows, int columns, const float* H, int stride,
                                     const float* W, const float* ones_column, int rank, const double* sums, int side,
                                     double* partial) {
-  __shared__ double shared[1024];
+  extern __shared__ float h[];
+  __shared__ double shared[32];
   if (!(sums[2 + side] < 1.0e-2 * sums[side])) return;
   double sum = 0.0;
   int width = columns + (ones_column ? 1 : 0);
-  for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < num_rows * width;
-       i += (long long)gridDim.x * blockDim.x) {
-    long long row = i / width;
-    int column = (int)(i % width);
-    float value = column < columns ? rows[row * columns + column] : 1.0f;
-    const float* h = H + row * stride;
-    for (int k = 0; k < rank; ++k) value -= h[k] * (column < columns ? W[k * (long long)columns + column] : ones_column[k]);
-    sum += (double)value * value;
+  for (int first = blockIdx.x * 4; first < num_rows; first += gridDim.x * 4) {
+    int count = num_rows - first < 4 ? num_rows - first : 4;
+    __syncthreads();
+    for (int i = threadIdx.x; i < count * rank; i += blockDim.x) h[i] = H[(long long)(first + i / rank) * stride + i % rank];
+    __syncthreads();
+    for (int column = threadIdx.x; column < width; column += blockDim.x) {
+      float values[4];
+      for (int r = 0; r < count; ++r)
+        values[r] = column < columns ? rows[(long long)(first + r) * columns + column] : 1.0f;
+      for (int k = 0; k < rank; ++k) {
+        float w = column < columns ? W[(long long)k * columns + column] : ones_column[k];
+        for (int r = 0; r < count; ++r) values[r] -= h[r * rank + k] * w;
+      }
+      for (int r = 0; r < count; ++r) sum += (double)values[r] * values[r];
+    }
   }
   sum = block_sum(sum, shared);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// factors[0] = the learning rate times both scales s of (scale), factors[1] = minus that.
+// factors[0] = the learning rate times both scales s of (scale), factors[1] = minus that. right: what the preconditioned
+// ones are made of, [p; w] of nnet3py/gpu/natural_gradient.py; sums of H: parts of those of H_y, then H_x,
+// whose sum is the column of J for the ones.
 extern "C" __global__ void layer_step(const double* sums, const double* partial_y, const double* partial_x,
-                                      int count, double learning_rate, float* factors) {
+                                      int count, double learning_rate, float* factors, const float* G, int rank_y,
+                                      int rank_x, const float* sums_of_H, int parts, const float* ones_column,
+                                      float* right, float* J_ones) {
+  __shared__ double shared[32];
   double step = learning_rate;
   for (int side = 0; side < 2; ++side) {
     double squared = sums[side], hat = sums[2 + side];
     if (hat < 1.0e-2 * squared) {
       const double* partial = side ? partial_y : partial_x;
       hat = 0.0;
-      for (int i = 0; i < count; ++i) hat += partial[i];
+      for (int i = threadIdx.x; i < count; i += blockDim.x) hat += partial[i];
+      hat = block_sum(hat, shared);
     }
     if (squared != 0.0 && hat > 0.0) step *= sqrt(squared / hat);
     if (!isfinite(squared)) step = squared - squared;  // not a number
   }
-  factors[0] = (float)step;
-  factors[1] = (float)-step;
-}
-
-// The change of the bias: what the product of Ŷ with the preconditioned ones is, see nnet3py/gpu/natural_gradient.py.
-// left: W_y, then Q; sums of H: those of H_y, then H_x.
-extern "C" __global__ void bias_change(float* delta, const float* sums_of_y, const float* left, int rank_y,
-                                       int rank_x, int dim, const float* sums_of_H, const float* G,
-                                       const float* ones_column, const float* factors) {
-  extern __shared__ double right[];
+  if (threadIdx.x == 0) {
+    factors[0] = (float)step;
+    factors[1] = (float)-step;
+  }
   int rank = rank_y + rank_x;
+  if (!ones_column) return;
   for (int k = threadIdx.x; k < rank; k += blockDim.x) {
     if (k < rank_y) {
-      double p = sums_of_H[k];
-      for (int i = 0; i < rank_x; ++i) p -= (double)G[k * rank + rank_y + i] * ones_column[i];
+      float p = 0.0f;
+      for (int part = 0; part < parts; ++part) p += sums_of_H[part * rank + k];
+      for (int i = 0; i < rank_x; ++i) p -= G[k * rank + rank_y + i] * ones_column[i];
       right[k] = p;
     } else {
       right[k] = ones_column[k - rank_y];
+      float sum = 0.0f;
+      for (int part = 0; part < parts; ++part) sum += sums_of_H[part * rank + k];
+      J_ones[k - rank_y] = sum;
     }
   }
-  __syncthreads();
+}
+
+// The change of the bias: what the product of Ŷ with the preconditioned ones is. left: W_y, then Q.
+extern "C" __global__ void bias_change(float* delta, const float* sums_of_y, int parts, const float* left, int rank,
+                                       int dim, const float* right, const float* factors) {
   int j = blockIdx.x * blockDim.x + threadIdx.x;
   if (j >= dim) return;
-  double value = sums_of_y[j];
-  for (int k = 0; k < rank; ++k) value -= (double)left[(long long)k * dim + j] * right[k];
-  delta[j] += (float)((double)factors[0] * value);
+  float value = 0.0f;
+  for (int part = 0; part < parts; ++part) value += sums_of_y[part * dim + j];
+  for (int k = 0; k < rank; ++k) value -= left[(long long)k * dim + j] * right[k];
+  delta[j] += factors[0] * value;
 }
 
-// products = rows rowsᵀ, with the column for ones: K of J (which = 0), or gram of W (which = 1), whose rows divided by
-// E^½ are then checked for orthonormality. 16 by 16 threads; block x, y: the tile; z: the estimate.
-extern "C" __global__ void products_of_rows(const long long* pointers, const int* integers, const double* numbers,
-                                            int which, int* status) {
-  __shared__ float left[16][33];
-  __shared__ float right[16][33];
-  const long long* p = pointers + (long long)blockIdx.z * POINTERS;
-  int rank = integers[blockIdx.z * INTEGERS], columns = integers[blockIdx.z * INTEGERS + 1];
+// products = rows rowsᵀ of J (which = 0) or W (which = 1), first the part of it that 64 columns make. 16 by 16 threads,
+// each of which has every 16th row and column of the products, at most 8 of each. Block x: the 64 columns; y: the estimate.
+#define SLICE 64
+#define MOST 8
+
+extern "C" __global__ void products_of_rows(const long long* pointers, const int* integers, int which,
+                                            const long long* first_part, float* parts) {
+  extern __shared__ float tile[];
+  const long long* p = pointers + (long long)blockIdx.y * POINTERS;
+  int rank = integers[blockIdx.y * INTEGERS], columns = integers[blockIdx.y * INTEGERS + 1];
+  int start = blockIdx.x * SLICE;
+  if (start >= columns) return;
   const float* rows = (const float*)p[which ? 0 : 2];
+  for (int k = threadIdx.x; k < rank * SLICE; k += blockDim.x) {
+    int r = k / SLICE, c = k % SLICE;
+    tile[r * (SLICE + 1) + c] = start + c < columns ? rows[(long long)r * columns + start + c] : 0.0f;
+  }
+  __syncthreads();
+  int column = threadIdx.x % 16, row = threadIdx.x / 16;
+  float sums[MOST][MOST], left[MOST], right[MOST];
+  for (int i = 0; i < MOST; ++i)
+    for (int j = 0; j < MOST; ++j) sums[i][j] = 0.0f;
+  for (int c = 0; c < SLICE; ++c) {
+#pragma unroll
+    for (int i = 0; i < MOST; ++i) {
+      left[i] = row + 16 * i < rank ? tile[(row + 16 * i) * (SLICE + 1) + c] : 0.0f;
+      right[i] = column + 16 * i < rank ? tile[(column + 16 * i) * (SLICE + 1) + c] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < MOST; ++i)
+#pragma unroll
+      for (int j = 0; j < MOST; ++j) sums[i][j] += left[i] * right[j];
+  }
+  float* out = parts + first_part[blockIdx.y] + (long long)blockIdx.x * rank * rank;
+#pragma unroll
+  for (int i = 0; i < MOST; ++i)
+#pragma unroll
+    for (int j = 0; j < MOST; ++j)
+      if (row + 16 * i < rank && column + 16 * j < rank) out[(row + 16 * i) * rank + column + 16 * j] = sums[i][j];
+}
+
+// The sum of the parts, with the column for ones: K (which = 0), or the gram matrix of W (which = 1). The rows of W
+// divided by E^½ are then checked for orthonormality if the renewal was ill-conditioned.
+extern "C" __global__ void sum_products(const long long* pointers, const int* integers, const double* numbers,
+                                        int which, const long long* first_part, const float* parts, int* status) {
+  __shared__ double shared[32];
+  const long long* p = pointers + (long long)blockIdx.y * POINTERS;
+  int rank = integers[blockIdx.y * INTEGERS], columns = integers[blockIdx.y * INTEGERS + 1];
   const float* ones = (const float*)p[which ? 1 : 3];
   float* out = (float*)p[which ? 6 : 4];
-  int column = threadIdx.x % 16, row = threadIdx.x / 16;
-  int i = blockIdx.y * 16 + row, j = blockIdx.x * 16 + column;
-  double sum = 0.0;
-  for (int start = 0; start < columns; start += 32) {
-    for (int k = threadIdx.x; k < 16 * 32; k += blockDim.x) {
-      int r = k / 32, c = k % 32;
-      int a = blockIdx.y * 16 + r, b = blockIdx.x * 16 + r;
-      bool inside = start + c < columns;
-      left[r][c] = inside && a < rank ? rows[(long long)a * columns + start + c] : 0.0f;
-      right[r][c] = inside && b < rank ? rows[(long long)b * columns + start + c] : 0.0f;
-    }
-    __syncthreads();
-    for (int c = 0; c < 32; ++c) sum += (double)left[row][c] * right[column][c];
-    __syncthreads();
-  }
-  if (i >= rank || j >= rank) return;
-  if (ones) sum += (double)ones[i] * ones[j];
-  out[i * rank + j] = (float)sum;
-  if (which == 0 || !(status[blockIdx.z] & 4)) return;
+  int k = blockIdx.x * blockDim.x + threadIdx.x, count = (columns + SLICE - 1) / SLICE;
+  double total = 0.0;
   const double* d = (const double*)p[7];
-  double rho = *(const double*)p[8], alpha = numbers[blockIdx.z * NUMBERS], total = 0.0;
-  for (int k = 0; k < rank; ++k) total += d[k];
+  bool checking = which == 1 && (status[blockIdx.y] & 4);
+  if (checking)
+    for (int i = threadIdx.x; i < rank; i += blockDim.x) total += d[i];
+  total = block_sum(total, shared);
+  if (k >= rank * rank) return;
+  const float* part = parts + first_part[blockIdx.y] + k;
+  float sum = 0.0f;
+  for (int i = 0; i < count; ++i) sum += part[(long long)i * rank * rank];
+  int i = k / rank, j = k % rank;
+  if (ones) sum += ones[i] * ones[j];
+  out[k] = sum;
+  if (!checking) return;
+  double rho = *(const double*)p[8], alpha = numbers[blockIdx.y * NUMBERS];
   double beta = rho * (1.0 + alpha) + alpha * total / (columns + (ones ? 1 : 0));
   double product = sum * sqrt((beta / d[i] + 1.0) * (beta / d[j] + 1.0));
-  if (fabs(product - (i == j ? 1.0 : 0.0)) > 1.0e-3) atomicOr(&status[blockIdx.z], 2);
-}
-
-__device__ inline int player(int seat, int round, int players) {
-  return seat == 0 ? 0 : 1 + (seat - 1 + round) % (players - 1);
+  if (fabs(product - (i == j ? 1.0 : 0.0)) > 1.0e-3) atomicOr(&status[blockIdx.y], 2);
 }
 
 // Eigenvalues and eigenvectors of a symmetric positive definite matrix by Jacobi's rotations, all threads of a block:
-// of n numbers, n/2 disjoint pairs are rotated at a time, as the rounds of a tournament pair its players.
-// A: (n, stride), its diagonal becomes the eigenvalues; V: the same shape, its columns become the eigenvectors.
-__device__ void jacobi(double* A, double* V, int n, int stride, double* cosine, double* sine, int* rotated) {
-  int players = n + n % 2, pairs = players / 2;
+// of n numbers, n/2 disjoint pairs are rotated at a time, as the rounds of a tournament pair its players. A warp has a
+// pair of rows and its lanes the pairs of columns. Pairs whose element is below 1e-14 of what it could be are left; when
+// in a whole sweep all were below 1e-4, the sweep has made them 1e-8, and that is enough.
+// A: (n, stride), its diagonal becomes the eigenvalues; V: the same shape, its rows become the eigenvectors. pairs: the
+// two numbers of each pair; the second is -1 where one of an odd number has no partner.
+__device__ void jacobi(double* A, double* V, int n, int stride, double* cosine, double* sine, short2* pairs,
+                       int* rotated) {
+  int players = n + n % 2, count = players / 2, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int warps = blockDim.x / 32;
   for (int i = threadIdx.x; i < n * n; i += blockDim.x) V[i / n * stride + i % n] = i / n == i % n ? 1.0 : 0.0;
   for (int sweep = 0; sweep < 20; ++sweep) {
     if (threadIdx.x == 0) *rotated = 0;
     __syncthreads();
     for (int round = 0; round < players - 1; ++round) {
-      for (int pair = threadIdx.x; pair < pairs; pair += blockDim.x) {
-        int p = player(pair, round, players), q = player(players - 1 - pair, round, players);
+      for (int pair = threadIdx.x; pair < count; pair += blockDim.x) {
+        int p = pair == 0 ? 0 : 1 + (pair - 1 + round) % (players - 1);
+        int q = 1 + (players - 2 - pair + round) % (players - 1);
+        if (p >= n) { p = q; q = n; }
         double c = 1.0, s = 0.0;
-        if (p < n && q < n) {
+        if (q < n) {
           double off = A[p * stride + q], at_p = A[p * stride + p], at_q = A[q * stride + q];
-          double relative = off * off, largest = fabs(at_p * at_q);
-          if (relative > 1.0e-28 * largest && relative > 0.0) {
-            double tau = (at_q - at_p) / (2.0 * off);
-            double t = (tau >= 0.0 ? 1.0 : -1.0) / (fabs(tau) + sqrt(1.0 + tau * tau));
-            c = 1.0 / sqrt(1.0 + t * t);
+          double squared = off * off, largest = fabs(at_p * at_q);
+          if (squared > 1.0e-28 * largest && squared > 0.0) {
+            // An angle that is not quite right rotates not quite enough; a sine and cosine that do not belong together
+            // would be wrong. So the one is found in single precision.
+            float tau = (float)((at_q - at_p) / (2.0 * off));
+            float t = (tau >= 0.0f ? 1.0f : -1.0f) / (fabsf(tau) + sqrtf(1.0f + tau * tau));
+            c = 1.0 / sqrt(1.0 + (double)t * t);
             s = t * c;
-            if (relative > 1.0e-12 * largest) *rotated = 1;
+            if (squared > 1.0e-8 * largest) *rotated = 1;
           }
         }
         cosine[pair] = c;
         sine[pair] = s;
+        pairs[pair] = make_short2((short)p, (short)(q < n ? q : -1));
       }
       __syncthreads();
-      for (int block = threadIdx.x; block < pairs * pairs; block += blockDim.x) {
-        int i = block / pairs, j = block % pairs;
-        int p = player(i, round, players), q = player(players - 1 - i, round, players);
-        int u = player(j, round, players), v = player(players - 1 - j, round, players);
-        double ci = cosine[i], si = sine[i], cj = cosine[j], sj = sine[j];
-        bool has_q = q < n && p < n, has_v = v < n && u < n;
-        int row_1 = p < n ? p : q, row_2 = has_q ? q : row_1, column_1 = u < n ? u : v, column_2 = has_v ? v : column_1;
-        double a = A[row_1 * stride + column_1], b = A[row_1 * stride + column_2];
-        double e = A[row_2 * stride + column_1], f = A[row_2 * stride + column_2];
-        double top_1 = ci * a - si * e, top_2 = ci * b - si * f, bottom_1 = si * a + ci * e, bottom_2 = si * b + ci * f;
-        A[row_1 * stride + column_1] = cj * top_1 - sj * top_2;
-        if (has_v) A[row_1 * stride + column_2] = sj * top_1 + cj * top_2;
-        if (has_q) A[row_2 * stride + column_1] = cj * bottom_1 - sj * bottom_2;
-        if (has_q && has_v) A[row_2 * stride + column_2] = sj * bottom_1 + cj * bottom_2;
-      }
-      for (int one = threadIdx.x; one < n * pairs; one += blockDim.x) {
-        int row = one / pairs, j = one % pairs;
-        int u = player(j, round, players), v = player(players - 1 - j, round, players);
-        if (u < n && v < n && sine[j] != 0.0) {
-          double a = V[row * stride + u], b = V[row * stride + v];
-          V[row * stride + u] = cosine[j] * a - sine[j] * b;
-          V[row * stride + v] = sine[j] * a + cosine[j] * b;
+      for (int i = warp; i < count; i += warps) {
+        int p = pairs[i].x, q = pairs[i].y;
+        double ci = cosine[i], si = sine[i];
+        double* row_p = A + p * stride;
+        double* row_q = A + (q < 0 ? p : q) * stride;
+        for (int j = lane; j < count; j += 32) {
+          int u = pairs[j].x, v = pairs[j].y;
+          int w = v < 0 ? u : v;
+          double cj = cosine[j], sj = sine[j];
+          double a = row_p[u], b = row_p[w], e = row_q[u], f = row_q[w];
+          double top_1 = ci * a - si * e, top_2 = ci * b - si * f;
+          double bottom_1 = si * a + ci * e, bottom_2 = si * b + ci * f;
+          row_p[u] = cj * top_1 - sj * top_2;
+          if (v >= 0) row_p[v] = sj * top_1 + cj * top_2;
+          if (q >= 0) {
+            row_q[u] = cj * bottom_1 - sj * bottom_2;
+            if (v >= 0) row_q[v] = sj * bottom_1 + cj * bottom_2;
+          }
+        }
+        if (si != 0.0) {
+          double *v_p = V + p * stride, *v_q = V + q * stride;
+          for (int k = lane; k < n; k += 32) {
+            double a = v_p[k], b = v_q[k];
+            v_p[k] = ci * a - si * b;
+            v_q[k] = si * a + ci * b;
+          }
         }
       }
       __syncthreads();
@@ -201,11 +263,11 @@ __device__ void jacobi(double* A, double* V, int n, int stride, double* cosine, 
 }
 
 // From K and L to d, rho, A and the coefficients of (new W). One block an estimate.
-// Dynamic memory: two matrices (n, n + 1), six vectors of n + 1 numbers.
+// Dynamic memory: two matrices (n, n + 1), seven vectors of n + 1 numbers.
 extern "C" __global__ void renew_estimates(const long long* pointers, const int* integers, const double* numbers,
                                            int* status) {
   extern __shared__ double memory[];
-  __shared__ double reduced[1024];
+  __shared__ double reduced[32];
   __shared__ int rotated;
   const long long* p = pointers + (long long)blockIdx.x * POINTERS;
   const int* whole = integers + blockIdx.x * INTEGERS;
@@ -218,6 +280,7 @@ extern "C" __global__ void renew_estimates(const long long* pointers, const int*
   double squared_norm = *(const double*)p[11], rho = *rho_at;
   double *Z = memory, *U = Z + n * stride, *old_d = U + n * stride, *inverse_sqrt_e = old_d + stride;
   double *cosine = inverse_sqrt_e + stride, *sine = cosine + stride, *c = sine + stride, *order = c + stride;
+  short2* pairs = (short2*)(order + stride);
 
   double part = 0.0;
   for (int i = threadIdx.x; i < n; i += blockDim.x) part += old_d[i] = d[i];
@@ -240,7 +303,7 @@ extern "C" __global__ void renew_estimates(const long long* pointers, const int*
     if (threadIdx.x == 0) status[blockIdx.x] = 1;
     return;
   }
-  jacobi(Z, U, n, stride, cosine, sine, &rotated);
+  jacobi(Z, U, n, stride, cosine, sine, pairs, &rotated);
 
   // The largest first; equal ones in the order they have.
   for (int i = threadIdx.x; i < n; i += blockDim.x) {
@@ -280,7 +343,7 @@ extern "C" __global__ void renew_estimates(const long long* pointers, const int*
   for (int k = threadIdx.x; k < n * n; k += blockDim.x) {
     int i = k / n, j = k % n;
     double sqrt_new_e = 1.0 / sqrt(new_beta / d[i] + 1.0);
-    A[k] = (float)(ratio * sqrt_new_e / c[i] * U[j * stride + (int)order[i]] * inverse_sqrt_e[j]);
+    A[k] = (float)(ratio * sqrt_new_e / c[i] * U[(int)order[i] * stride + j] * inverse_sqrt_e[j]);
   }
   for (int i = threadIdx.x; i < n; i += blockDim.x)
     coefficients[i] = (float)((1.0 - eta) * rows / eta * (old_d[i] + rho));

@@ -10,10 +10,10 @@ extern "C" __global__ void pnorm(const float* x, float* y, long long outputs, in
 }
 
 extern "C" __global__ void pnorm_backward(const float* x, const float* y, const float* dy, float* dx,
-                                          long long inputs, int group) {
-  long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+                                          unsigned inputs, unsigned group) {
+  unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= inputs) return;
-  long long output = i / group;
+  unsigned output = i / group;
   float norm = y[output];
   dx[i] = x[i] * (dy[output] / (norm == 0.0f ? 1.0f : norm));
 }
@@ -62,30 +62,36 @@ extern "C" __global__ void normalize_backward(const float* x, const float* facto
   for (int i = lane; i < dim; i += 32) dx[row * dim + i] = factor * by[i] + from[i] * towards_x;
 }
 
-// A block a row.
-extern "C" __global__ void log_softmax(const float* x, float* y, int columns, int take_exp) {
+// A block a row, which it reads once if `kept`: dynamic memory then has room for it.
+extern "C" __global__ void log_softmax(const float* x, float* y, int columns, int take_exp, int kept) {
+  extern __shared__ float row[];
   __shared__ float best[32];
-  __shared__ double sums[1024];
+  __shared__ double sums[32];
   const float* from = x + (long long)blockIdx.x * columns;
   float* to = y + (long long)blockIdx.x * columns;
   float largest = -3.402823466e+38f;
-  for (int i = threadIdx.x; i < columns; i += blockDim.x) largest = fmaxf(largest, from[i]);
+  for (int i = threadIdx.x; i < columns; i += blockDim.x) {
+    float value = from[i];
+    if (kept) row[i] = value;
+    largest = fmaxf(largest, value);
+  }
   largest = warp_max(largest);
   if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = largest;
   __syncthreads();
   for (int i = 0; i < blockDim.x / 32; ++i) largest = fmaxf(largest, best[i]);
+  const float* again = kept ? row : from;
   float sum = 0.0f;
-  for (int i = threadIdx.x; i < columns; i += blockDim.x) sum += expf(from[i] - largest);
+  for (int i = threadIdx.x; i < columns; i += blockDim.x) sum += expf(again[i] - largest);
   float total = (float)block_sum(sum, sums);
   float log_total = logf(total);
   for (int i = threadIdx.x; i < columns; i += blockDim.x) {
-    float shifted = from[i] - largest;
+    float shifted = again[i] - largest;
     to[i] = take_exp ? fmaxf(expf(shifted) / total, 1.0e-20f) : shifted - log_total;
   }
 }
 
 extern "C" __global__ void log_softmax_backward(const float* y, float* dy, int columns, int of_softmax) {
-  __shared__ double sums[1024];
+  __shared__ double sums[32];
   const float* output = y + (long long)blockIdx.x * columns;
   float* derivative = dy + (long long)blockIdx.x * columns;
   float sum = 0.0f;
@@ -94,4 +100,15 @@ extern "C" __global__ void log_softmax_backward(const float* y, float* dy, int c
   float total = (float)block_sum(sum, sums);
   for (int i = threadIdx.x; i < columns; i += blockDim.x)
     derivative[i] = of_softmax ? (derivative[i] - total) * output[i] : derivative[i] - expf(output[i]) * total;
+}
+
+// The same where the derivative with respect to the output is one weight in each row: weight (of the label - exp y).
+extern "C" __global__ void log_softmax_label_backward(const float* y, float* dx, int columns, const int* classes,
+                                                      const float* weights) {
+  const float* output = y + (long long)blockIdx.x * columns;
+  float* derivative = dx + (long long)blockIdx.x * columns;
+  float weight = weights[blockIdx.x];
+  int label = classes[blockIdx.x];
+  for (int i = threadIdx.x; i < columns; i += blockDim.x)
+    derivative[i] = (i == label ? weight : 0.0f) - expf(output[i]) * weight;
 }
