@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nnet3py.gpu import cuda_operations
-from nnet3py.gpu.cuda_operations import CudaOperations, kernel_source
+from nnet3py.gpu.cuda_operations import CudaOperations, kernel_source, kernels_of
 from nnet3py.gpu.operations import HostOperations
 
 _SHIM = r"""
@@ -39,6 +39,7 @@ static std::function<void()> body;
 static float exchanged[1024];
 static void turn() { swapcontext(&contexts[running], &scheduler); }
 #define __global__
+#define __launch_bounds__(threads)
 #define __device__
 #define __shared__ static
 static void __syncthreads() { turn(); }
@@ -109,7 +110,7 @@ def _compile(module: str, directory: Path) -> dict[str, Any]:
     source = kernel_source(module)
     source = re.sub(r"extern __shared__ (\w+) (\w+)\[\];", r"\1* \2 = (\1*)emulated_shared;", source)
     launchers = []
-    kernels = re.findall(r'extern "C" __global__ void (\w+)\(([^)]*)\)', source)
+    kernels = kernels_of(source)
     for name, parameters in kernels:
         types = [parameter.strip().rsplit(" ", 1)[0] for parameter in parameters.split(",")]
         arguments = ", ".join(f"*({kind}*)arguments[{i}]" for i, kind in enumerate(types))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ _MODULES = ("elementwise", "columns", "rows", "objective", "change", "natural_gr
 def kernel_source(module: str) -> str:
     """The CUDA source of a module of kernels, complete."""
     return (_SOURCES / "reduce.h").read_text() + (_SOURCES / f"{module}.cu").read_text()
+
+
+def kernels_of(source: str) -> list[tuple[str, str]]:
+    """The name and the parameters of each kernel of a source."""
+    return re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)", source)
 
 
 class _Slot:
@@ -66,10 +72,8 @@ class CudaOperations(HostOperations):
         for module in _MODULES:
             source = kernel_source(module)
             compiled = cupy.RawModule(code=source, options=("--std=c++14",))
-            for line in source.splitlines():
-                if line.startswith('extern "C" __global__ void '):
-                    name = line.split("void ", 1)[1].split("(", 1)[0]
-                    self._kernels[name] = compiled.get_function(name)
+            for name, _ in kernels_of(source):
+                self._kernels[name] = compiled.get_function(name)
         self.stream = self._present = cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
         sides = int(os.environ.get("NNET3PY_SIDE_STREAMS", str(_SIDE_STREAMS)))

@@ -9,7 +9,7 @@ __device__ inline void reduce_lanes(double (*sums)[33], int lane, int column) {
 }
 
 // Sums of the columns and of all squares, of the rows that fall to a block: (blocks y, columns) and one number a block.
-extern "C" __global__ void column_sums(const float* x, int rows, int columns, int stride, int rows_of_block,
+extern "C" __global__ void __launch_bounds__(1024) column_sums(const float* x, int rows, int columns, int stride, int rows_of_block,
                                        float* sums_out, double* squares_out) {
   __shared__ double sums[32][33];
   __shared__ double shared[32];
@@ -45,7 +45,7 @@ extern "C" __global__ void add_sum_of_rows(float* target, const float* rows, int
 
 // Self-repair: see nnet3py/nnet/nonlinear.py. `counters`: count, oderiv count, dimensions repaired, and processed; they
 // are whole numbers, so that the order in which blocks add to them does not matter.
-extern "C" __global__ void repair(int kind, const float* y, float* dx, int rows, int columns, int block_dim,
+extern "C" __global__ void __launch_bounds__(1024) repair(int kind, const float* y, float* dx, int rows, int columns, int block_dim,
                                   const double* deriv_sum, double* counters, double lower, double upper,
                                   float scale) {
   double count = counters[0];
@@ -75,7 +75,7 @@ __device__ inline float slope_for_statistics(int kind, float y) {
 }
 
 // Statistics of a nonlinearity: its values, and its slopes where there are any. Broken sums are not kept.
-extern "C" __global__ void add_statistics(int kind, const float* y, long long rows, int columns, double* value_sum,
+extern "C" __global__ void __launch_bounds__(1024) add_statistics(int kind, const float* y, long long rows, int columns, double* value_sum,
                                           double* deriv_sum, double* counters) {
   __shared__ double values[32][33];
   __shared__ double slopes[32][33];
@@ -100,7 +100,7 @@ extern "C" __global__ void add_statistics(int kind, const float* y, long long ro
 }
 
 // Sums of squares of the derivatives that come to a nonlinearity.
-extern "C" __global__ void add_column_squares(const float* dy, long long rows, int columns, double* sums_out,
+extern "C" __global__ void __launch_bounds__(1024) add_column_squares(const float* dy, long long rows, int columns, double* sums_out,
                                               double* counters) {
   __shared__ double squares[32][33];
   int column = threadIdx.x % 32, lane = threadIdx.x / 32;
@@ -118,7 +118,7 @@ extern "C" __global__ void add_column_squares(const float* dy, long long rows, i
 }
 
 // Batch normalisation (nnet3py/nnet/batch_norm.py); statistics: count, then sums, then sums of squares, all faded.
-extern "C" __global__ void batch_norm(const float* x, long long rows, int columns, float epsilon, float target_rms,
+extern "C" __global__ void __launch_bounds__(1024) batch_norm(const float* x, long long rows, int columns, float epsilon, float target_rms,
                                       float* z, float* scale_out, double* statistics, double fade) {
   __shared__ double sums[32][33];
   __shared__ double squares[32][33];
@@ -152,7 +152,7 @@ extern "C" __global__ void batch_norm(const float* x, long long rows, int column
   for (long long row = lane; row < rows; row += 32) z[row * columns + at] = (x[row * columns + at] - centre) * scale;
 }
 
-extern "C" __global__ void batch_norm_backward(const float* z, const float* scale, float* dz, long long rows,
+extern "C" __global__ void __launch_bounds__(1024) batch_norm_backward(const float* z, const float* scale, float* dz, long long rows,
                                                int columns, float target_rms) {
   __shared__ double sums[32][33];
   __shared__ double products[32][33];

@@ -9,7 +9,7 @@
 
 // Norms of both sides of a layer before and after preconditioning: sums[0..3] = ‖X‖², ‖Y‖², ‖X̂‖², ‖Ŷ‖².
 // G is HᵀH of [H_y H_x].
-extern "C" __global__ void layer_norms(const float* G, int rank_y, int rank_x, const float* gram_y,
+extern "C" __global__ void __launch_bounds__(1024) layer_norms(const float* G, int rank_y, int rank_x, const float* gram_y,
                                        const float* gram_x, const double* squares_y, int count_y,
                                        const double* squares_x, int count_x, double ones, double* sums) {
   __shared__ double shared[32];
@@ -264,7 +264,7 @@ __device__ void jacobi(double* A, double* V, int n, int stride, double* cosine, 
 
 // From K and L to d, rho, A and the coefficients of (new W). One block an estimate.
 // Dynamic memory: two matrices (n, n + 1), seven vectors of n + 1 numbers.
-extern "C" __global__ void renew_estimates(const long long* pointers, const int* integers, const double* numbers,
+extern "C" __global__ void __launch_bounds__(1024) renew_estimates(const long long* pointers, const int* integers, const double* numbers,
                                            int* status) {
   extern __shared__ double memory[];
   __shared__ double reduced[32];

@@ -1,6 +1,6 @@
 // Objectives (nnet3py/train/objective.py). The value goes to slot `*slot` of a ring that the host reads now and then.
 
-extern "C" __global__ void sparse_objective(const float* output, int columns, const int* label_rows,
+extern "C" __global__ void __launch_bounds__(1024) sparse_objective(const float* output, int columns, const int* label_rows,
                                             const int* classes, const float* weights, int labels, double* values,
                                             const int* slot) {
   __shared__ double sums[32];
@@ -18,7 +18,7 @@ extern "C" __global__ void scatter_labels(float* derivative, int columns, const 
 }
 
 // Dense targets: kind 0 linear, 1 quadratic. One partial sum a block; the derivative where it is asked for.
-extern "C" __global__ void dense_objective(int kind, const float* output, const float* targets, float* derivative,
+extern "C" __global__ void __launch_bounds__(1024) dense_objective(int kind, const float* output, const float* targets, float* derivative,
                                            long long count, double* partial) {
   __shared__ double sums[32];
   double sum = 0.0;
