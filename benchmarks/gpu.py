@@ -276,6 +276,44 @@ def profile(network: GpuNetwork, frames: int, precision: str) -> None:
         print(f"{total / 40:8.1f} µs a step {count / 40:6.1f} times {total / count:7.1f} µs  {name}")
 
 
+def shard(network: GpuNetwork, frames: int, precision: str) -> None:
+    """Run the program on a shard of about 400,000 frames of this network's size, and print what it took."""
+    import subprocess
+    import tempfile
+
+    from nnet3py.egs.example import EXAMPLE, Example, NnetIo
+    from nnet3py.nnet.model_file import write_network
+    from nnet3py.tables.sparse_matrix import SparseMatrix
+    from nnet3py.tables.table import TableWriter
+
+    count = 400_000 // frames
+    indexes = np.array([(n, 0, 0) for n in range(frames)], np.int32)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        write_network(str(path / "0.raw"), Network.from_config(network.config(1e-4), 1), True)
+        with TableWriter(f"ark:{path}/egs.ark", EXAMPLE) as writer:
+            for number in range(8):
+                batch = minibatch(network, frames, number)
+                classes = batch.outputs["output"].classes.tolist()  # type: ignore[union-attr]
+                labels = SparseMatrix.from_rows([[(label, 1.0)] for label in classes], network.classes)
+                inputs = NnetIo("input", indexes, batch.inputs["input"])
+                writer.write(f"eg-{number}", Example([inputs, NnetIo("output", indexes, labels)]))
+        data = (path / "egs.ark").read_bytes()
+        with open(path / "egs.ark", "wb") as archive:
+            for _ in range(-(-count // 8)):
+                archive.write(data)
+        program = Path(__file__).resolve().parent.parent / "bin" / "nnet-train-shard"
+        command = [sys.executable, str(program), "--use-gpu=yes", f"--gpu-precision={precision}"]
+        start = time.perf_counter()
+        done = subprocess.run([*command, f"{path}/0.raw", f"ark:{path}/egs.ark", f"{path}/1.raw"], capture_output=True, text=True)
+        taken = time.perf_counter() - start
+        lines = done.stderr.splitlines()
+        print("\n".join(line[:160] for line in (lines[:3] + lines[-4:])))
+        total = -(-count // 8) * 8 * frames
+        print(f"nnet-train-shard, {network.title}, {total:,} frames in minibatches of {frames}, {precision}: {taken:.1f} s, "
+              f"exit status {done.returncode}", flush=True)
+
+
 def main() -> None:
     """Print the card, how CPU and GPU agree, and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -286,12 +324,17 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also compiled PyTorch, which takes minutes to compile")
     parser.add_argument("--agreement", type=int, default=0, metavar="N", help="compare with the CPU after N minibatches")
     parser.add_argument("--profile", action="store_true", help="what the time of the first network's steps goes to")
+    parser.add_argument("--shard", action="store_true", help="the program on a shard of 400,000 frames")
     given = parser.parse_args()
     print(CudaOperations().description(), flush=True)
     for precision in given.precision.split(",") if given.agreement else ():
         print(agreement(NETWORKS["small"], 512, given.agreement, precision), flush=True)
     if given.profile:
         profile(NETWORKS[given.networks[0]], int(given.minibatch.split(",")[0]), given.precision.split(",")[0])
+        return
+    if given.shard:
+        for precision in given.precision.split(","):
+            shard(NETWORKS[given.networks[0]], int(given.minibatch.split(",")[0]), precision)
         return
     for name in given.networks:
         for frames in map(int, given.minibatch.split(",")):

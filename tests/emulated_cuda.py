@@ -121,7 +121,7 @@ def _compile(module: str, directory: Path) -> dict[str, Any]:
     path = directory / f"{module}.cpp"
     path.write_text(_SHIM + source + "".join(launchers))
     library = directory / f"{module}.so"
-    command = [str(compiler()), "-O1", "-w", "-shared", "-fPIC", "-std=c++17", "-o", str(library), str(path)]
+    command = [str(compiler()), "-O2", "-w", "-shared", "-fPIC", "-std=c++17", "-o", str(library), str(path)]
     subprocess.run(command, check=True)
     loaded = ctypes.CDLL(str(library))
     return {name: getattr(loaded, f"launch_{name}") for name, _ in kernels}

@@ -22,7 +22,7 @@ from nnet3py.gpu.operations import NONLINEARITIES, Array, Chunks, Estimate, Host
 _SOURCES = Path(__file__).parent / "kernels"
 _THREADS = 256
 _SIDE_STREAMS = 3
-_RESIDUAL_BLOCKS = 128
+_RESIDUAL_BLOCKS = 512
 _DENSE_BLOCKS = 128
 _ROWS_OF_BLOCK = 512  # of sums of columns
 _SLICE = 64  # columns, as in natural_gradient.cu
@@ -316,7 +316,7 @@ class CudaOperations(HostOperations):
 
     def pnorm_backward(self, x: Array, y: Array, dy: Array) -> Array:
         dx = self.xp.empty_like(x)
-        self._each("pnorm_backward", x.size, x, y, dy, dx, _uint(x.size), _uint(x.shape[1] // y.shape[1]))
+        self._each("pnorm_backward", y.size, x, y, dy, dx, _long(y.size), _int(x.shape[1] // y.shape[1]))
         return dx
 
     def normalize(self, x: Array, block_dim: int, rms: float, log_stddev: bool) -> tuple[Array, Array]:
@@ -445,13 +445,18 @@ class CudaOperations(HostOperations):
         )  # fmt: skip
         partial = self._scratch_of_stream()
         stride = _int(rank_y + rank_x)
-        for side, (rows, estimate, H) in enumerate(((x, layer.x, layer.H[:, rank_y:]), (dy, layer.y, layer.H))):
-            if estimate.rank:
-                self._launch(
-                    "residual", _RESIDUAL_BLOCKS, _THREADS, rows, _int(len(rows)), _int(rows.shape[1]),
-                    self._pointer(H), stride, estimate.W, self._pointer(estimate.ones), _int(estimate.rank),
-                    layer.sums, _int(side), partial[side], shared=16 * estimate.rank,
-                )  # fmt: skip
+        sides = (x, layer.x, layer.H[:, rank_y:], partial[0]), (dy, layer.y, layer.H, partial[1])
+        arguments = [
+            (
+                rows, _int(rows.shape[1]), self._pointer(H), estimate.W, self._pointer(estimate.ones),
+                _int(estimate.rank), of_side,
+            )
+            for rows, estimate, H, of_side in sides
+        ]  # fmt: skip
+        self._launch(
+            "residual", (_RESIDUAL_BLOCKS, 2), _THREADS, _int(len(x)), stride, layer.sums, *arguments[0],
+            *arguments[1], shared=16 * max(rank_x, rank_y, 1),
+        )  # fmt: skip
         self._launch(
             "layer_step", 1, _THREADS, layer.sums, partial[1], partial[0], _int(_RESIDUAL_BLOCKS),
             np.float64(learning_rate), layer.factors, layer.G, _int(rank_y), _int(rank_x), layer.sums_of_H,
@@ -461,9 +466,9 @@ class CudaOperations(HostOperations):
 
     def bias_change(self, delta: Array, layer: Layer) -> None:
         rank, dim = layer.left.shape
-        self._each(
-            "bias_change", dim, delta, layer.sums_of_y, _int(len(layer.sums_of_y)), layer.left, _int(rank), _int(dim),
-            layer.right_ones, layer.factors,
+        self._launch(
+            "bias_change", -(-dim // 32), 256, delta, layer.sums_of_y, _int(len(layer.sums_of_y)), layer.left,
+            _int(rank), _int(dim), layer.right_ones, layer.factors,
         )  # fmt: skip
 
     def estimate_table(self, estimates: Sequence[Estimate]) -> Any:

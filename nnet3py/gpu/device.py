@@ -10,8 +10,8 @@ from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.gpu.matrix_product import PRECISIONS
 from nnet3py.gpu.operations import HostOperations
+from nnet3py.gpu.option import check_choice
 
-_CHOICES = ("yes", "no", "optional", "wait")
 _WAIT_SECONDS = 5.0
 _SAY_SECONDS = 60.0
 _INSTALL = "install CuPy for your CUDA (pip install 'nnet3py[gpu]'), or give --use-gpu=no"
@@ -25,12 +25,6 @@ def has_gpu() -> bool:
         return False
     count = ctypes.c_int()
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-
-
-def check_choice(use_gpu: str) -> None:
-    """Raise UserError for a value of ``--use-gpu`` that is none."""
-    if use_gpu not in _CHOICES:
-        raise UserError(f"--use-gpu={use_gpu} is not one of {', '.join(_CHOICES[:-1])} and {_CHOICES[-1]}.")
 
 
 def open_device(use_gpu: str, precision: str = "float32") -> HostOperations | None:

@@ -260,7 +260,8 @@ class DeviceTrainer:
             layer.used = False
         self._touched[form] = used, renewed
         if any(renewed):
-            self._renewal(renewed).renew()
+            with ops.aside():
+                self._renewal(renewed).renew()
         weight = minibatch.num_sequences * options.l2_regularize_factor if form.regularize else 0.0
         # The momentum is part of Δ; backstitch's 1 + α must not be part of the regularisation.
         weight = weight / form.scale if form.suffix else weight
@@ -269,6 +270,7 @@ class DeviceTrainer:
         )
         if form.last:
             ops.advance(self._slot, _RING)
+        ops.join()
 
     def _renewal(self, renewing: tuple[bool, ...]) -> Renewal:
         if renewing not in self._renewals:

@@ -37,32 +37,40 @@ extern "C" __global__ void __launch_bounds__(1024) layer_norms(const float* G, i
 
 // Where (norm) loses too many digits: ‖X - H W‖² by itself, as one partial sum a block; elsewhere nothing.
 // Four rows at a time, so that W is read from nearby once for all of them. Dynamic memory: four rows of H.
-extern "C" __global__ void residual(const float* rows, int num_rows, int columns, const float* H, int stride,
-                                    const float* W, const float* ones_column, int rank, const double* sums, int side,
-                                    double* partial) {
+// Block y: the side, 0 for X and 1 for Y.
+extern "C" __global__ void residual(int num_rows, int stride, const double* sums, const float* x, int columns_x,
+                                    const float* H_x, const float* W_x, const float* ones_x, int rank_x,
+                                    double* partial_x, const float* y, int columns_y, const float* H_y,
+                                    const float* W_y, const float* ones_y, int rank_y, double* partial_y) {
   extern __shared__ float h[];
   __shared__ double shared[32];
+  int side = blockIdx.y;
   if (!(sums[2 + side] < 1.0e-2 * sums[side])) return;
+  const float *rows = side ? y : x, *H = side ? H_y : H_x, *W = side ? W_y : W_x;
+  const float* ones_column = side ? ones_y : ones_x;
+  int columns = side ? columns_y : columns_x, rank = side ? rank_y : rank_x;
   double sum = 0.0;
   int width = columns + (ones_column ? 1 : 0);
   for (int first = blockIdx.x * 4; first < num_rows; first += gridDim.x * 4) {
     int count = num_rows - first < 4 ? num_rows - first : 4;
     __syncthreads();
-    for (int i = threadIdx.x; i < count * rank; i += blockDim.x) h[i] = H[(long long)(first + i / rank) * stride + i % rank];
+    for (int i = threadIdx.x; i < count * rank; i += blockDim.x)
+      h[i] = H[(long long)(first + i / rank) * stride + i % rank];
     __syncthreads();
     for (int column = threadIdx.x; column < width; column += blockDim.x) {
-      float values[4];
-      for (int r = 0; r < count; ++r)
-        values[r] = column < columns ? rows[(long long)(first + r) * columns + column] : 1.0f;
+      float values[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      for (int r = 0; r < 4; ++r)
+        if (r < count) values[r] = column < columns ? rows[(long long)(first + r) * columns + column] : 1.0f;
       for (int k = 0; k < rank; ++k) {
         float w = column < columns ? W[(long long)k * columns + column] : ones_column[k];
-        for (int r = 0; r < count; ++r) values[r] -= h[r * rank + k] * w;
+        for (int r = 0; r < 4; ++r)
+          if (r < count) values[r] -= h[r * rank + k] * w;
       }
-      for (int r = 0; r < count; ++r) sum += (double)values[r] * values[r];
+      for (int r = 0; r < 4; ++r) sum += (double)values[r] * values[r];
     }
   }
   sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+  if (threadIdx.x == 0) (side ? partial_y : partial_x)[blockIdx.x] = sum;
 }
 
 // factors[0] = the learning rate times both scales s of (scale), factors[1] = minus that. right: what the preconditioned
@@ -106,14 +114,20 @@ extern "C" __global__ void layer_step(const double* sums, const double* partial_
   }
 }
 
-// The change of the bias: what the product of Ŷ with the preconditioned ones is. left: W_y, then Q.
+// The change of the bias: what the product of Ŷ with the preconditioned ones is. left: W_y, then Q. A block has 32
+// columns, and 8 lanes share out the rows of `left`.
 extern "C" __global__ void bias_change(float* delta, const float* sums_of_y, int parts, const float* left, int rank,
                                        int dim, const float* right, const float* factors) {
-  int j = blockIdx.x * blockDim.x + threadIdx.x;
-  if (j >= dim) return;
+  __shared__ float sums[8][33];
+  int column = threadIdx.x % 32, lane = threadIdx.x / 32, j = blockIdx.x * 32 + column;
   float value = 0.0f;
+  if (j < dim)
+    for (int k = lane; k < rank; k += 8) value -= left[(long long)k * dim + j] * right[k];
+  sums[lane][column] = value;
+  __syncthreads();
+  if (lane != 0 || j >= dim) return;
+  for (int other = 1; other < 8; ++other) value += sums[other][column];
   for (int part = 0; part < parts; ++part) value += sums_of_y[part * dim + j];
-  for (int k = 0; k < rank; ++k) value -= left[(long long)k * dim + j] * right[k];
   delta[j] += factors[0] * value;
 }
 
@@ -189,16 +203,32 @@ extern "C" __global__ void sum_products(const long long* pointers, const int* in
 }
 
 // Eigenvalues and eigenvectors of a symmetric positive definite matrix by Jacobi's rotations, all threads of a block:
-// of n numbers, n/2 disjoint pairs are rotated at a time, as the rounds of a tournament pair its players. A warp has a
-// pair of rows and its lanes the pairs of columns. Pairs whose element is below 1e-14 of what it could be are left; when
-// in a whole sweep all were below 1e-4, the sweep has made them 1e-8, and that is enough.
-// A: (n, stride), its diagonal becomes the eigenvalues; V: the same shape, its rows become the eigenvectors. pairs: the
-// two numbers of each pair; the second is -1 where one of an odd number has no partner.
+// of n numbers, n/2 disjoint pairs are rotated at a time, as the rounds of a tournament pair its players. A thread has
+// some blocks of two rows and two columns, and some pairs of elements of V, always the same. Pairs whose element is
+// below 1e-14 of what it could be are left; when in a whole sweep all were below 1e-4, the sweep has made them 1e-8, and
+// that is enough.
+// A: (n, stride), its largest number about 1; its diagonal becomes the eigenvalues; V: the same shape, its rows become
+// the eigenvectors. pairs: the two numbers of each pair; the second is -1 where one of an odd number has no partner.
+#define BLOCKS 4
+#define ELEMENTS 8
+
 __device__ void jacobi(double* A, double* V, int n, int stride, double* cosine, double* sine, short2* pairs,
                        int* rotated) {
-  int players = n + n % 2, count = players / 2, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  int warps = blockDim.x / 32;
+  int players = n + n % 2, count = players / 2;
   for (int i = threadIdx.x; i < n * n; i += blockDim.x) V[i / n * stride + i % n] = i / n == i % n ? 1.0 : 0.0;
+  short block_row[BLOCKS], block_column[BLOCKS], element_pair[ELEMENTS], element_column[ELEMENTS];
+#pragma unroll
+  for (int k = 0; k < BLOCKS; ++k) {
+    int block = threadIdx.x + k * blockDim.x;
+    block_row[k] = block < count * count ? (short)(block / count) : (short)-1;
+    block_column[k] = (short)(block % count);
+  }
+#pragma unroll
+  for (int k = 0; k < ELEMENTS; ++k) {
+    int element = threadIdx.x + k * blockDim.x;
+    element_pair[k] = element < n * count ? (short)(element / n) : (short)-1;
+    element_column[k] = (short)(element % n);
+  }
   for (int sweep = 0; sweep < 20; ++sweep) {
     if (threadIdx.x == 0) *rotated = 0;
     __syncthreads();
@@ -211,12 +241,14 @@ __device__ void jacobi(double* A, double* V, int n, int stride, double* cosine, 
         if (q < n) {
           double off = A[p * stride + q], at_p = A[p * stride + p], at_q = A[q * stride + q];
           double squared = off * off, largest = fabs(at_p * at_q);
-          if (squared > 1.0e-28 * largest && squared > 0.0) {
+          if (squared > 1.0e-28 * largest && fabs(off) > 1.0e-30) {
             // An angle that is not quite right rotates not quite enough; a sine and cosine that do not belong together
-            // would be wrong. So the one is found in single precision.
-            float tau = (float)((at_q - at_p) / (2.0 * off));
-            float t = (tau >= 0.0f ? 1.0f : -1.0f) / (fabsf(tau) + sqrtf(1.0f + tau * tau));
-            c = 1.0 / sqrt(1.0 + (double)t * t);
+            // would be wrong. So only the tangent is found in single precision.
+            float tau = (float)(at_q - at_p) / (float)(2.0 * off);
+            float tangent = (tau >= 0.0f ? 1.0f : -1.0f) / (fabsf(tau) + sqrtf(1.0f + tau * tau));
+            double t = tangent, square = 1.0 + t * t, near = 1.0f / sqrtf((float)square);
+            near = near * (1.5 - 0.5 * square * near * near);  // Newton's steps towards 1 / sqrt(square)
+            c = near * (1.5 - 0.5 * square * near * near);
             s = t * c;
             if (squared > 1.0e-8 * largest) *rotated = 1;
           }
@@ -226,33 +258,35 @@ __device__ void jacobi(double* A, double* V, int n, int stride, double* cosine, 
         pairs[pair] = make_short2((short)p, (short)(q < n ? q : -1));
       }
       __syncthreads();
-      for (int i = warp; i < count; i += warps) {
-        int p = pairs[i].x, q = pairs[i].y;
-        double ci = cosine[i], si = sine[i];
+#pragma unroll
+      for (int k = 0; k < BLOCKS; ++k) {
+        int i = block_row[k], j = block_column[k];
+        if (i < 0) break;
+        int p = pairs[i].x, q = pairs[i].y, u = pairs[j].x, v = pairs[j].y;
+        double ci = cosine[i], si = sine[i], cj = cosine[j], sj = sine[j];
         double* row_p = A + p * stride;
         double* row_q = A + (q < 0 ? p : q) * stride;
-        for (int j = lane; j < count; j += 32) {
-          int u = pairs[j].x, v = pairs[j].y;
-          int w = v < 0 ? u : v;
-          double cj = cosine[j], sj = sine[j];
-          double a = row_p[u], b = row_p[w], e = row_q[u], f = row_q[w];
-          double top_1 = ci * a - si * e, top_2 = ci * b - si * f;
-          double bottom_1 = si * a + ci * e, bottom_2 = si * b + ci * f;
-          row_p[u] = cj * top_1 - sj * top_2;
-          if (v >= 0) row_p[v] = sj * top_1 + cj * top_2;
-          if (q >= 0) {
-            row_q[u] = cj * bottom_1 - sj * bottom_2;
-            if (v >= 0) row_q[v] = sj * bottom_1 + cj * bottom_2;
-          }
+        int w = v < 0 ? u : v;
+        double a = row_p[u], b = row_p[w], e = row_q[u], f = row_q[w];
+        double top_1 = ci * a - si * e, top_2 = ci * b - si * f;
+        double bottom_1 = si * a + ci * e, bottom_2 = si * b + ci * f;
+        row_p[u] = cj * top_1 - sj * top_2;
+        if (v >= 0) row_p[v] = sj * top_1 + cj * top_2;
+        if (q >= 0) {
+          row_q[u] = cj * bottom_1 - sj * bottom_2;
+          if (v >= 0) row_q[v] = sj * bottom_1 + cj * bottom_2;
         }
-        if (si != 0.0) {
-          double *v_p = V + p * stride, *v_q = V + q * stride;
-          for (int k = lane; k < n; k += 32) {
-            double a = v_p[k], b = v_q[k];
-            v_p[k] = ci * a - si * b;
-            v_q[k] = si * a + ci * b;
-          }
-        }
+      }
+#pragma unroll
+      for (int k = 0; k < ELEMENTS; ++k) {
+        int pair = element_pair[k];
+        if (pair < 0) break;
+        double c = cosine[pair], s = sine[pair];
+        if (s == 0.0) continue;
+        double *p = V + pairs[pair].x * stride + element_column[k], *q = V + pairs[pair].y * stride + element_column[k];
+        double a = *p, b = *q;
+        *p = c * a - s * b;
+        *q = s * a + c * b;
       }
       __syncthreads();
     }
@@ -303,6 +337,13 @@ extern "C" __global__ void __launch_bounds__(1024) renew_estimates(const long lo
     if (threadIdx.x == 0) status[blockIdx.x] = 1;
     return;
   }
+  // Scaled, so that its numbers can be single ones.
+  part = 0.0;
+  for (int i = threadIdx.x; i < n; i += blockDim.x) part += Z[i * stride + i];
+  double size = block_sum(part, reduced);
+  if (!(size > 0.0)) size = 1.0;
+  for (int k = threadIdx.x; k < n * n; k += blockDim.x) Z[k / n * stride + k % n] /= size;
+  __syncthreads();
   jacobi(Z, U, n, stride, cosine, sine, pairs, &rotated);
 
   // The largest first; equal ones in the order they have.
@@ -313,7 +354,7 @@ extern "C" __global__ void __launch_bounds__(1024) renew_estimates(const long lo
       double other = Z[j * stride + j];
       if (other > value || (other == value && j < i)) ++place;
     }
-    c[place] = value;
+    c[place] = value * size;
     order[place] = i;
   }
   __syncthreads();
