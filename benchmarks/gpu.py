@@ -1,8 +1,8 @@
 """Training on a GPU beside the bare matrix products that it needs, and beside PyTorch, on the same card in one run.
 
-*Share of the products* is the time of the bare products, forward, backward and update, in the same precision, recorded in
-one CUDA graph, over the time of a step; natural gradient's own products are not among them. Each thing's time is that of
-many repetitions between two events on the device; the things take turns.
+*Share of the products* is the time of the bare products, forward, backward and update, in the same precision, recorded
+in one CUDA graph, over the time of a step; natural gradient's own products are not among them. The time of a thing is
+that of many repetitions, until the device has done them; the things take turns.
 
     python benchmarks/gpu.py [--seconds 2] [network ...] [--minibatch 512,4096] [--precision float32,tf32]
 """
@@ -10,6 +10,7 @@ many repetitions between two events on the device; the things take turns.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -106,7 +107,9 @@ def trained(ops: CudaOperations, network: GpuNetwork, method: Method, frames: in
     batch = minibatch(network, frames)
     for _ in range(120):
         trainer.train(batch)
-    print(f"  {len(trainer._graphs)} forms recorded, {'recording' if trainer._recording else 'NOT recording'}", flush=True)
+    print(
+        f"  {len(trainer._graphs)} forms recorded, {'recording' if trainer._recording else 'NOT recording'}", flush=True
+    )
     return lambda: trainer.train(batch)
 
 
@@ -223,9 +226,8 @@ def speed(network: GpuNetwork, frames: int, precision: str, seconds: float, comp
     rows = []
     for name, taken in times.items():
         share = times["bare products"] / taken
-        rows.append(
-            f"| {network.title} | {frames} | {precision} | {name} | {taken:.3f} | {frames / taken * 1e3:,.0f} | {share:.2f} |"
-        )
+        speed_of = f"{taken:.3f} | {frames / taken * 1e3:,.0f} | {share:.2f}"
+        rows.append(f"| {network.title} | {frames} | {precision} | {name} | {speed_of} |")
         print(rows[-1], flush=True)
     return rows
 
@@ -302,16 +304,18 @@ def shard(network: GpuNetwork, frames: int, precision: str) -> None:
         with open(path / "egs.ark", "wb") as archive:
             for _ in range(-(-count // 8)):
                 archive.write(data)
-        program = Path(__file__).resolve().parent.parent / "bin" / "nnet-train-shard"
-        command = [sys.executable, str(program), "--use-gpu=yes", f"--gpu-precision={precision}"]
+        root = Path(__file__).resolve().parent.parent
+        command = [sys.executable, str(root / "bin" / "nnet-train-shard"), "--use-gpu=yes"]
+        command += [f"--gpu-precision={precision}", f"{path}/0.raw", f"ark:{path}/egs.ark", f"{path}/1.raw"]
+        environment = {**os.environ, "PYTHONPATH": str(root)}  # nnet3py need not be installed
         start = time.perf_counter()
-        done = subprocess.run([*command, f"{path}/0.raw", f"ark:{path}/egs.ark", f"{path}/1.raw"], capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         taken = time.perf_counter() - start
         lines = done.stderr.splitlines()
         print("\n".join(line[:160] for line in (lines[:3] + lines[-4:])))
         total = -(-count // 8) * 8 * frames
-        print(f"nnet-train-shard, {network.title}, {total:,} frames in minibatches of {frames}, {precision}: {taken:.1f} s, "
-              f"exit status {done.returncode}", flush=True)
+        what = f"{network.title}, {total:,} frames in minibatches of {frames}, {precision}"
+        print(f"nnet-train-shard, {what}: {taken:.1f} s, exit status {done.returncode}", flush=True)
 
 
 def main() -> None:
@@ -322,7 +326,9 @@ def main() -> None:
     parser.add_argument("--minibatch", default="512,4096")
     parser.add_argument("--precision", default="float32,tf32")
     parser.add_argument("--compile", action="store_true", help="also compiled PyTorch, which takes minutes to compile")
-    parser.add_argument("--agreement", type=int, default=0, metavar="N", help="compare with the CPU after N minibatches")
+    parser.add_argument(
+        "--agreement", type=int, default=0, metavar="N", help="compare with the CPU after N minibatches"
+    )
     parser.add_argument("--profile", action="store_true", help="what the time of the first network's steps goes to")
     parser.add_argument("--shard", action="store_true", help="the program on a shard of 400,000 frames")
     given = parser.parse_args()

@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ["PATH"] = os.pathsep.join([str(ROOT / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
+# Programs compute on the CPU here, also on a machine with a GPU; tests/gpu/conftest.py undoes it where it needs to.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # What a test starts must be endable as from a terminal, also where the tests themselves run under nohup or in the
 # background of a script, whose processes ignore these signals.
 for _number in (signal.SIGINT, signal.SIGHUP):

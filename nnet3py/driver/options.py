@@ -105,7 +105,8 @@ class TrainingOptions:
     use_gpu: str = _option(
         "--use-gpu",
         "no",
-        "Whether training runs on a GPU.",
+        "Whether training runs on GPUs, one for each job: engines are told by their option --gpu 1. wait: jobs wait "
+        "while their GPU is taken.",
         affects_model=False,
         type=click.Choice(["yes", "no", "wait", "true", "false"]),
     )
@@ -402,6 +403,11 @@ class TrainingOptions:
     reporting_interval: float = _option(
         "--reporting.interval", 0.1, "Accepted as in Kaldi; has no effect.", affects_model=False
     )
+
+    @property
+    def use_gpu_of_jobs(self) -> str:
+        """The option ``--use-gpu`` of nnet-train-shard: yes, no or wait."""
+        return {"true": "yes", "false": "no"}.get(self.use_gpu, self.use_gpu)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class ShardJobs(Stage):
             self._command,
             what=f"Training, iteration {self._iteration.index}",
             jobs=jobs,
-            options=["--num-threads", str(self.options.num_threads)] if self.options.num_threads > 1 else [],
+            options=self._engine_options(),
             check=self._problem,
             attempts=self._attempts,
         )
@@ -133,6 +133,11 @@ class ShardJobs(Stage):
         if lost:
             gone = {number: reason for number, reason in lost.items() if number is not None}
             self._go_on_without(gone, running.explain(lost))
+
+    def _engine_options(self) -> list[str]:
+        """What the engine is told that a job needs."""
+        threads, gpu = self.options.num_threads, self.options.use_gpu_of_jobs != "no"
+        return [*(["--num-threads", str(threads)] if threads > 1 else []), *(["--gpu", "1"] if gpu else [])]
 
     def _problem(self, job: int) -> str:
         """What is wrong with the result of a job that has ended well; "" if nothing is, as far as is cheap to see."""

@@ -95,8 +95,6 @@ def _check(options: TrainingOptions) -> None:
         require_plain_path("--egs.dir", options.egs_dir)
     if options.input_model and not os.path.isfile(options.input_model):
         raise UserError(f"--trainer.input-model {options.input_model} does not exist.")
-    if options.use_gpu not in ("no", "false"):
-        raise UserError(f"--use-gpu={options.use_gpu}: computing on a GPU is not supported yet; leave it at no.")
     if options.reporting_email:
         log.warning(
             f"No mail goes to {options.reporting_email}: see {options.dir}/accuracy.report when training is done."
@@ -388,6 +386,7 @@ class _Training(Stage):
             f"--l2-regularize-factor={1 / iteration.jobs:.8g}",
             f"--srand={index + options.srand}",
             *([f"--num-threads={options.num_threads}"] if options.num_threads > 1 else []),
+            f"--use-gpu={options.use_gpu_of_jobs}",
             *self.optimizer_states.words(iteration),
             *options.train_opts,
             *arrangement,

@@ -11,7 +11,7 @@ from nnet3py.egs.example import EXAMPLE, Example
 from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array, Phase
-from nnet3py.nnet.computation import ComputationCache
+from nnet3py.nnet.computation import ComputationCache, Computations
 from nnet3py.nnet.network import Network
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.table import SequentialReader, TableWriter
@@ -24,15 +24,17 @@ def compute_examples(
     output_name: str = "output",
     apply_exp: bool = False,
     phase: Phase = Phase.TEST,
+    computations: Computations | None = None,
 ) -> int:
     """Write ``output_name`` of each example of the rspecifier ``examples`` to the wspecifier ``outputs``; their number.
 
+    ``computations`` compute, by default the network on the CPU.
     Raises UserError for examples that are corrupt or do not fit the network, and if there are none.
     """
     random = np.random.default_rng(0)
     network.output_dim(output_name)
     names = [node.name for node in network.input_nodes()], [node.name for node in network.output_nodes()]
-    plans = ComputationCache(network)
+    plans = computations or ComputationCache(network)
     count = 0
     with TableWriter(outputs, MATRIX) as writer, SequentialReader(examples, EXAMPLE) as reader:
         for key, example in reader:

@@ -81,9 +81,7 @@ class DeviceParameters:
             return
         ops = self.ops
         ops.squared_norms(self.delta_flat, self.flat, self.chunks, self.l2_factors(l2_weight))
-        ops.limit(
-            self.chunks, self.max_changes, max_param_change, scale, max_change_scale, self._scales, self._counts
-        )
+        ops.limit(self.chunks, self.max_changes, max_param_change, scale, max_change_scale, self._scales, self._counts)
         ops.apply_change(self.delta_flat, self.flat, self.chunks, self._scales, momentum)
 
     def counts(self) -> MaxChangeCounts:

@@ -60,8 +60,8 @@ class DeviceComponent(Component):
         self.ops = ops
         self.host = host
         self.arrays = parameters
-        self.updatable = host.updatable
-        self.update_sees_all_nodes = host.update_sees_all_nodes
+        self.updatable = host.updatable  # type: ignore[misc]
+        self.update_sees_all_nodes = host.update_sees_all_nodes  # type: ignore[misc]
         self.fields_with_role = host.fields_with_role  # type: ignore[method-assign]
         self.start()
 
@@ -335,7 +335,7 @@ class Pnorm(DeviceComponent):
         return y, (x, y)
 
     def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
-        return self.ops.pnorm_backward(*memo, dy) if want_dx else None
+        return self.ops.pnorm_backward(memo[0], memo[1], dy) if want_dx else None
 
 
 class Normalize(DeviceComponent):
@@ -350,7 +350,7 @@ class Normalize(DeviceComponent):
         return y, (x, factors)
 
     def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
-        return self.ops.normalize_backward(*memo, dy, *self._settings) if want_dx else None
+        return self.ops.normalize_backward(memo[0], memo[1], dy, *self._settings) if want_dx else None
 
 
 class BatchNorm(DeviceComponent):

@@ -63,7 +63,7 @@ class CudaOperations(HostOperations):
 
     def __init__(self, precision: str = "float32") -> None:
         os.environ.setdefault("CUDA_MODULE_LOADING", "EAGER")  # nothing is to be loaded while a graph is recorded
-        import cupy
+        import cupy  # type: ignore[import-not-found]
 
         self.xp = cupy
         self._precision = precision
@@ -316,7 +316,7 @@ class CudaOperations(HostOperations):
 
     def pnorm_backward(self, x: Array, y: Array, dy: Array) -> Array:
         dx = self.xp.empty_like(x)
-        self._each("pnorm_backward", y.size, x, y, dy, dx, _long(y.size), _int(x.shape[1] // y.shape[1]))
+        self._each("pnorm_backward", x.size, x, y, dy, dx, _uint(x.size), _uint(x.shape[1] // y.shape[1]))
         return dx
 
     def normalize(self, x: Array, block_dim: int, rms: float, log_stddev: bool) -> tuple[Array, Array]:
@@ -459,20 +459,22 @@ class CudaOperations(HostOperations):
         )  # fmt: skip
         self._launch(
             "layer_step", 1, _THREADS, layer.sums, partial[1], partial[0], _int(_RESIDUAL_BLOCKS),
-            np.float64(learning_rate), layer.factors, layer.G, _int(rank_y), _int(rank_x), layer.sums_of_H,
-            _int(len(layer.sums_of_H)), self._pointer(layer.x.ones), layer.right_ones,
+            np.float64(learning_rate), layer.factors, layer.G, _int(rank_y), _int(rank_x), layer.h_sums,
+            _int(len(layer.h_sums)), self._pointer(layer.x.ones), layer.right_ones,
             self._pointer(layer.x.J_ones),
         )  # fmt: skip
 
     def bias_change(self, delta: Array, layer: Layer) -> None:
         rank, dim = layer.left.shape
         self._launch(
-            "bias_change", -(-dim // 32), 256, delta, layer.sums_of_y, _int(len(layer.sums_of_y)), layer.left,
+            "bias_change", -(-dim // 32), 256, delta, layer.y_sums, _int(len(layer.y_sums)), layer.left,
             _int(rank), _int(dim), layer.right_ones, layer.factors,
         )  # fmt: skip
 
     def estimate_table(self, estimates: Sequence[Estimate]) -> Any:
-        on_device = [e for e in estimates if e.rank <= _MOST_RANK and _jacobi_bytes(e.rank) <= self._shared_limit - 1024]
+        on_device = [
+            e for e in estimates if e.rank <= _MOST_RANK and _jacobi_bytes(e.rank) <= self._shared_limit - 1024
+        ]
         pointers = [
             [
                 int(self._pointer(array))

@@ -30,8 +30,8 @@ def has_gpu() -> bool:
 def open_device(use_gpu: str, precision: str = "float32") -> HostOperations | None:
     """The operations on a GPU, or None to compute on the CPU.
 
-    ``yes``: a GPU or an error. ``wait``: as yes, but while all GPUs are taken by others it waits for one. ``optional``: a
-    GPU if there is one, and CuPy. ``no``: the CPU. ``precision``: of matrix products, float32, tf32 or bfloat16.
+    ``yes``: a GPU or an error. ``wait``: as yes, but while the GPU is taken by others it waits. ``optional``: a GPU if
+    there is one, and CuPy. ``no``: the CPU. ``precision``: of matrix products, float32, tf32 or bfloat16.
 
     Raises:
         UserError: the values are none, or there is no GPU to be had, or CuPy is not installed.

@@ -36,7 +36,7 @@ class _Heuristic(ctypes.Structure):
 
 def _library() -> Any:
     """cuBLASLt as CuPy finds it: by the name that this process has loaded it under."""
-    import cupy_backends.cuda.libs.cublas  # noqa: F401  (loads cuBLAS, which needs cuBLASLt)
+    import cupy_backends.cuda.libs.cublas  # type: ignore[import-not-found]  # noqa: F401  (loads cuBLAS, which needs cuBLASLt)
 
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
@@ -101,12 +101,14 @@ class MatrixProducts:
                     out += bias
             return out
         on_device = not isinstance(alpha, float)
+        factors: tuple[Any, Any]
         strides = tuple(array.strides[0] // 4 if array.shape[0] > 1 else array.shape[1] for array in (left, right, out))
         aligned = tuple(_alignment(array.data.ptr) for array in (left, right, out))
         key = (rows, columns, inner, transpose_left, transpose_right, on_device, bias is not None, precision)
-        plan = self._plans.get((*key, strides, aligned))
+        whole_key = (*key, strides, aligned)
+        plan = self._plans.get(whole_key)
         if plan is None:
-            plan = self._plans[(*key, strides, aligned)] = self._plan(*key, strides, aligned)
+            plan = self._plans[whole_key] = self._plan(*key, strides, aligned)
         description, layouts, heuristic = plan
         if bias is not None:
             self._set(description, _BIAS, c_uint64(bias.data.ptr))

@@ -66,8 +66,8 @@ class LayerEstimates:
             right=right,
             H=ops.empty((0, rank)),
             G=G,
-            sums_of_H=ops.empty((0, rank)),
-            sums_of_y=ops.empty((0, output_dim)),
+            h_sums=ops.empty((0, rank)),
+            y_sums=ops.empty((0, output_dim)),
             squares_x=ops.empty(0, np.float64),
             squares_y=ops.empty(0, np.float64),
             sums=sums,
@@ -147,9 +147,9 @@ class LayerEstimates:
         ops.product(H_y, dy, layer.y.W, transpose_right=True)
         ops.product(layer.G, layer.H, layer.H, transpose_left=True, exact=True)
         ops.column_sums(x, None, layer.squares_x)
-        ops.column_sums(dy, layer.sums_of_y, layer.squares_y)
+        ops.column_sums(dy, layer.y_sums, layer.squares_y)
         if bias_delta is not None:
-            ops.column_sums(layer.H, layer.sums_of_H, None)
+            ops.column_sums(layer.H, layer.h_sums, None)
         ops.layer_step(layer, dy, x, learning_rate)
         P, Q = layer.right[:rank_y], layer.left[rank_y:]
         ops.product(P, H_y, x, transpose_left=True)
@@ -176,7 +176,7 @@ class LayerEstimates:
                 ops.zeros(ops.num_squares(num_rows, input_dim), np.float64),
                 ops.zeros(ops.num_squares(num_rows, output_dim), np.float64),
             )
-        layer.H, layer.sums_of_H, layer.sums_of_y, layer.squares_x, layer.squares_y = self._by_rows[num_rows]
+        layer.H, layer.h_sums, layer.y_sums, layer.squares_x, layer.squares_y = self._by_rows[num_rows]
         layer.x.num_rows = layer.y.num_rows = num_rows
 
     @property

@@ -27,9 +27,9 @@ NONLINEARITIES = ("relu", "sigmoid", "tanh")
 class Estimate:
     """An estimate of natural gradient on the device, in the letters of nnet3py.train.natural_gradient.
 
-    W: (r, columns), ``ones`` (r,) its last column if ones are appended to the rows, else None. d: (r,) float64. rho: (1,)
-    float64. gram: W Wᵀ with that column. J: Hᵀ X and its column ``J_ones``; K: J Jᵀ; L: a (r, r) part of a matrix. A:
-    (r, r), ``coefficients`` (r,): scratch. squared_norm: (1,) float64, ‖X‖². alpha, history: its settings.
+    W: (r, columns), ``ones`` (r,) its last column if ones are appended to the rows, else None. d: (r,) float64. rho:
+    (1,) float64. gram: W Wᵀ with that column. J: Hᵀ X and its column ``J_ones``; K: J Jᵀ; L: a (r, r) part of a matrix.
+    A: (r, r), ``coefficients`` (r,): scratch. squared_norm: (1,) float64, ‖X‖². alpha, history: its settings.
     """
 
     W: Array
@@ -72,8 +72,8 @@ class Layer:
     right: Array  # (r_y + r_x, input dim): P, then W_x
     H: Array  # (N, r_y + r_x)
     G: Array  # Hᵀ H
-    sums_of_H: Array  # (parts, r_y + r_x): sums of some of the rows each
-    sums_of_y: Array  # (parts, output dim)
+    h_sums: Array  # (parts, r_y + r_x): sums of some of the rows each
+    y_sums: Array  # (parts, output dim)
     squares_x: Array  # float64, partial sums
     squares_y: Array
     sums: Array  # (4,) float64: ‖X‖², ‖Y‖², ‖X̂‖², ‖Ŷ‖²
@@ -316,8 +316,8 @@ class HostOperations:
     ) -> tuple[Array, Array]:
         """Columns at mean zero and root mean square ``rms``, and the scale of each.
 
-        ``statistics`` (1 + 2 columns,) float64, the count, sums and sums of squares, have this minibatch's added and are
-        then multiplied by ``fade``.
+        ``statistics`` (1 + 2 columns,) float64, the count, sums and sums of squares, have this minibatch's added and
+        are then multiplied by ``fade``.
         """
         mean = x.mean(axis=0, dtype=np.float64)
         square = np.square(x, dtype=np.float64).mean(axis=0)
@@ -444,7 +444,7 @@ class HostOperations:
         x += row
 
     def layer_step(self, layer: Layer, dy: Array, x: Array, learning_rate: float) -> None:
-        """From H, G, sums and squares: the norms, the step (learning rate times both scales), [p; w], J's last column."""
+        """From H, G, sums and squares: the norms, the step (the rate times both scales), [p; w], J's last column."""
         rank_y = layer.y.rank
         step = learning_rate
         parts = ((layer.x, x, slice(rank_y, None)), (layer.y, dy, slice(0, rank_y)))
@@ -467,15 +467,15 @@ class HostOperations:
             if not math.isfinite(squared):
                 step = math.nan
         layer.factors[:] = step, -step
-        if layer.x.ones is not None:
-            sums = layer.sums_of_H.sum(axis=0)
+        if layer.x.ones is not None and layer.x.J_ones is not None:
+            sums = layer.h_sums.sum(axis=0)
             layer.right_ones[:rank_y] = sums[:rank_y] - layer.G[:rank_y, rank_y:] @ layer.x.ones
             layer.right_ones[rank_y:] = layer.x.ones
             layer.x.J_ones[:] = sums[rank_y:]
 
     def bias_change(self, delta: Array, layer: Layer) -> None:
         """Add the step times what becomes of the sum of ``dy`` to the change of the bias."""
-        delta += layer.factors[0] * (layer.sums_of_y.sum(axis=0) - layer.right_ones @ layer.left)
+        delta += layer.factors[0] * (layer.y_sums.sum(axis=0) - layer.right_ones @ layer.left)
 
     def estimate_table(self, estimates: Sequence[Estimate]) -> Any:
         """What :meth:`renew` takes; it stays right while the arrays and numbers of rows are the same."""

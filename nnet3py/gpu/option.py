@@ -1,4 +1,4 @@
-"""The options that say whether, and how, a program computes on a GPU. Programs import this: it imports nothing heavy."""
+"""The options that say whether, and how, a program computes on a GPU. Importing this imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def use_gpu_option(default: str = "optional") -> Callable[[Any], Any]:
 def no_gpu_option(default: str = "optional") -> Callable[[Any], Any]:
     """``--use-gpu`` of a program that computes on the CPU only."""
     return option(
-        "--use-gpu", default=default, help="yes|no|optional|wait. This program computes on the CPU: yes and wait are errors."
-    )  # fmt: skip
+        "--use-gpu",
+        default=default,
+        help="yes|no|optional|wait. This program computes on the CPU: yes and wait are errors.",
+    )
 
 
 def gpu_precision_option() -> Callable[[Any], Any]:

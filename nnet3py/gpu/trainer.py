@@ -232,7 +232,9 @@ class DeviceTrainer:
             try:
                 graph = self._graphs[form] = self.ops.record(body)
             except Exception as problem:
-                log.warning(f"A training step could not be recorded as a graph, and is started piece by piece: {problem}")
+                log.warning(
+                    f"A training step could not be recorded as a graph, and is started piece by piece: {problem}"
+                )
                 self._recording = False
         if graph is not None:
             self.ops.replay(graph)
@@ -247,10 +249,13 @@ class DeviceTrainer:
         for component in self._batch_norms:
             component.fade = options.batchnorm_stats_scale if form.last else 1.0
         computation = self._computations.get(minibatch.request)
+        passed: Any = draws  # as what the components on the device know it
         outputs, trace = computation.forward(
-            inputs, Phase.TRAIN, random=draws, store_statistics=options.store_component_stats  # type: ignore[arg-type]
+            inputs, Phase.TRAIN, random=passed, store_statistics=options.store_component_stats
         )
-        derivatives = {name: self._objective(name, outputs[name], minibatch, of, form, computation) for name, of in labels.items()}
+        derivatives = {
+            name: self._objective(name, outputs[name], minibatch, of, form, computation) for name, of in labels.items()
+        }
         computation.backward(trace, derivatives, self.updates)
         ops.join()
         self._layers = [layer for update in self.updates.values() for layer in update.layers.values()]

@@ -63,9 +63,7 @@ class DeviceUpdate:
             return None
         if self.method is Method.SGD:
             with ops.aside(dy, x):
-                ops.product(
-                    self.delta[linear], dy, x, transpose_left=True, alpha=float(self.learning_rate), beta=1.0
-                )
+                ops.product(self.delta[linear], dy, x, transpose_left=True, alpha=float(self.learning_rate), beta=1.0)
                 if bias_delta is not None:
                     sums = ops.empty((ops.parts_of(len(dy)), dy.shape[1]))
                     ops.column_sums(dy, sums, None)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -432,6 +432,22 @@ class Computation:
 def _rows(array: Array) -> Array:
     """An array of NumPy's as contiguous float32; one of another library, on a device, is that already."""
     return np.ascontiguousarray(array, dtype=np.float32) if isinstance(array, np.ndarray) else array
+
+
+class Forward(Protocol):
+    """What computes outputs from inputs: a :class:`Computation`, or one on another device."""
+
+    def forward(
+        self, inputs: Mapping[str, Array], phase: Phase, *, random: Random = None, keep_trace: bool = True
+    ) -> tuple[dict[str, Array], Any]:
+        """See :meth:`Computation.forward`."""
+
+
+class Computations(Protocol):
+    """Where computations come from: a :class:`ComputationCache`, or one for another device."""
+
+    def get(self, request: Request) -> Forward:
+        """The computation of a request. Raises UserError as :class:`Computation` does."""
 
 
 class ComputationCache:

@@ -18,7 +18,7 @@ from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array, Phase
 from nnet3py.nnet.component_fields import is_finite
-from nnet3py.nnet.computation import ComputationCache, Request
+from nnet3py.nnet.computation import ComputationCache, Computations, Request
 from nnet3py.nnet.network import Network
 
 _MOST_CHUNKS = 64
@@ -70,6 +70,7 @@ class UtteranceComputer:
         log_priors: (output dim,) subtracted from every row of the output; None for nothing.
         acoustic_scale: what the result is multiplied by, after that.
         online_ivector_period: frames between the rows of an utterance's iVector matrix.
+        computations: what computes; by default the network on the CPU.
 
     Raises:
         UserError: the network is not of an ``input``, perhaps an ``ivector``, and an ``output``; options out of range;
@@ -83,6 +84,7 @@ class UtteranceComputer:
         log_priors: Array | None = None,
         acoustic_scale: float = 1.0,
         online_ivector_period: int = 0,
+        computations: Computations | None = None,
     ) -> None:
         options = options or ChunkOptions()
         options.check()
@@ -92,7 +94,7 @@ class UtteranceComputer:
         self._offset = _offset_of_priors(log_priors, network.output_dim("output"))
         self._scale = acoustic_scale
         self._period = online_ivector_period
-        self._plans = ComputationCache(network, _MOST_PLANS)
+        self._plans = computations or ComputationCache(network, _MOST_PLANS)
 
     def compute(
         self, features: Array, ivector: Array | None = None, online_ivectors: Array | None = None, name: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> HostOperations:
 def gpu() -> Any:
     """The operations on this machine's GPU."""
     pytest.importorskip("cupy")
-    from nnet3py.gpu.device import has_gpu
+    from nnet3py.gpu.device import open_device
 
-    if not has_gpu():
+    hidden = os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # by tests/conftest.py, for the programs that tests start
+    try:
+        operations = open_device("optional")
+    finally:
+        if hidden is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = hidden
+    if operations is None:
         pytest.skip("needs an NVIDIA GPU")
-    from nnet3py.gpu.cuda_operations import CudaOperations
-
-    return CudaOperations()
+    return operations

@@ -204,7 +204,7 @@ def test_empty_utterances_and_those_without_ivector_are_left_out_and_counted(tmp
     ("options", "dim", "complaint"),
     [
         ([], 4, "expects features of dimension 3"),
-        (["--use-gpu=yes"], 3, "not supported yet"),
+        (["--use-gpu=yes"], 3, "no NVIDIA GPU that may be used"),
         (["--use-gpu=perhaps"], 3, "is not one of"),
         (["--frames-per-chunk=0"], 3, "above zero"),
         (["--frame-subsampling-factor=0"], 3, "above zero"),

@@ -9,14 +9,15 @@ extern "C" __global__ void pnorm(const float* x, float* y, long long outputs, in
   y[i] = sqrtf(sum);
 }
 
+// A thread an input, although those of a group then divide alike: neighbouring threads write neighbouring numbers, which
+// was measured to be faster by half than a thread a group.
 extern "C" __global__ void pnorm_backward(const float* x, const float* y, const float* dy, float* dx,
-                                          long long outputs, int group) {
-  long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= outputs) return;
-  float norm = y[i], factor = dy[i] / (norm == 0.0f ? 1.0f : norm);
-  const float* from = x + i * group;
-  float* to = dx + i * group;
-  for (int k = 0; k < group; ++k) to[k] = from[k] * factor;
+                                          unsigned inputs, unsigned group) {
+  unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= inputs) return;
+  unsigned output = i / group;
+  float norm = y[output];
+  dx[i] = x[i] * (dy[output] / (norm == 0.0f ? 1.0f : norm));
 }
 
 // Eight rows a block, a warp each. With `log_stddev` a row of y has one number more than one of x.

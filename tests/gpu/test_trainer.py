@@ -1,0 +1,188 @@
+"""A training step written for a device, run with NumPy in the device's place, does what the CPU's does."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_minibatches import minibatch, tiny_network
+
+from nnet3py.egs.minibatch import Minibatch
+from nnet3py.errors import UserError
+from nnet3py.gpu.operations import HostOperations
+from nnet3py.gpu.trainer import DeviceTrainer
+from nnet3py.nnet.network import Network
+from nnet3py.train.optimizer_state import OptimizerState
+from nnet3py.train.parameter_update import Method
+from nnet3py.train.trainer import Trainer, TrainerOptions
+
+AFFINE = "type=NaturalGradientAffineComponent learning-rate=0.02 max-change=0.75"
+LAYERS = {
+    "relu and batch normalisation": [
+        f"{AFFINE} input-dim=15 output-dim=12",
+        "type=RectifiedLinearComponent dim=12",
+        "type=BatchNormComponent dim=12 target-rms=0.5",
+        f"{AFFINE} input-dim=12 output-dim=3",
+    ],
+    "batch normalisation in blocks": [
+        f"{AFFINE} input-dim=15 output-dim=12",
+        "type=BatchNormComponent dim=12 block-dim=4",
+        "type=TanhComponent dim=12",
+        f"{AFFINE} input-dim=12 output-dim=3",
+    ],
+    "sigmoid and normalisation with the log of the norm": [
+        f"{AFFINE} input-dim=15 output-dim=12",
+        "type=SigmoidComponent dim=12",
+        "type=NormalizeComponent dim=12 block-dim=6 add-log-stddev=true target-rms=0.7",
+        "type=NoOpComponent dim=14 backprop-scale=0.5",
+        f"{AFFINE} input-dim=14 output-dim=3 l2-regularize=0.01",
+    ],
+    "linear and fixed components": [
+        "type=FixedAffineComponent input-dim=15 output-dim=15",
+        "type=FixedScaleComponent dim=15",
+        "type=FixedBiasComponent dim=15",
+        "type=LinearComponent input-dim=15 output-dim=6 orthonormal-constraint=-1.0 learning-rate=0.02",
+        f"{AFFINE} input-dim=6 output-dim=12 orthonormal-constraint=1.0",
+        "type=RectifiedLinearComponent dim=12",
+        f"{AFFINE} input-dim=12 output-dim=3",
+    ],
+    "components that are computed on the host": [
+        f"{AFFINE} input-dim=15 output-dim=12",
+        "type=ScaleAndOffsetComponent dim=12 learning-rate=0.02",
+        "type=NaturalGradientRepeatedAffineComponent input-dim=12 output-dim=12 num-repeats=3 learning-rate=0.02",
+        "type=ElementwiseProductComponent input-dim=12 output-dim=6",
+        f"{AFFINE} input-dim=6 output-dim=3",
+    ],
+}
+
+
+def network_of(layers: list[str]) -> Network:
+    lines = ["input-node name=input dim=5"]
+    last = "Append(Offset(input, -1), input, Offset(input, 1))"
+    for number, layer in enumerate([*layers, "type=LogSoftmaxComponent dim=3"]):
+        lines += [
+            f"component name=c{number} {layer}",
+            f"component-node name=c{number} component=c{number} input={last}",
+        ]
+        last = f"c{number}"
+    return Network.from_config("\n".join([*lines, f"output-node name=output input={last}"]), 3)
+
+
+def trained(
+    network: Network, options: TrainerOptions, minibatches: list[Minibatch], state: OptimizerState | None = None
+) -> tuple[Trainer, DeviceTrainer]:
+    """``network`` trained by the CPU's trainer and a copy of it by the device's; their networks are in the trainers."""
+    cpu = Trainer(network.copy(), options, copy.deepcopy(state))
+    device = DeviceTrainer(HostOperations(), network, options, state)
+    for one in minibatches:
+        cpu.train(one)
+        device.train(one)
+    device.finish()
+    cpu.report()
+    device.report()
+    return cpu, device
+
+
+def assert_alike(a: Network, b: Network, tolerance: float) -> None:
+    for name, component in a.components.items():
+        for field, expected in component.parameters().items():
+            found = b.components[name].parameters()[field]
+            difference = np.abs(expected - found).max() / max(float(np.abs(expected).max()), 1e-6)
+            assert difference <= tolerance, (name, field, difference)
+
+
+@pytest.mark.parametrize("method", [Method.ONLINE, Method.SGD, Method.SIMPLE, Method.AS_MODEL])
+def test_every_training_method_gives_the_same_parameters(method: Method) -> None:
+    options = TrainerOptions(method=method, momentum=0.5, max_param_change=0.3)
+    cpu, device = trained(tiny_network(), options, [minibatch(seed) for seed in range(40)])
+    assert_alike(cpu.network, device.network, 1e-4)
+    assert device.counts == cpu.counts
+    assert cpu.counts.global_ > 0
+    assert device.logs["output"].overall.average == pytest.approx(cpu.logs["output"].overall.average, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_kind_of_component_gives_the_same_parameters(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The turns of the orthonormal constraint are drawn apart from those on the CPU: let it be every minibatch's.
+    monkeypatch.setattr("nnet3py.train.orthonormal._PROBABILITY", 2.0)
+    cpu, device = trained(network_of(LAYERS[kind]), TrainerOptions(), [minibatch(seed) for seed in range(30)])
+    assert_alike(cpu.network, device.network, 1e-3)
+
+
+def test_a_tdnn_and_a_component_that_two_nodes_use_give_the_same_parameters() -> None:
+    config = f"""
+input-node name=input dim=5
+component name=tdnn type=TdnnComponent input-dim=5 output-dim=12 time-offsets=-1,0,1 learning-rate=0.02
+component-node name=tdnn component=tdnn input=input
+component name=relu type=RectifiedLinearComponent dim=12
+component-node name=relu component=relu input=tdnn
+component name=shared {AFFINE} input-dim=12 output-dim=12
+component-node name=one component=shared input=relu
+component-node name=two component=shared input=one
+component name=last {AFFINE} input-dim=24 output-dim=3
+component-node name=last component=last input=Append(two, Sum(relu, Scale(0.5, one)))
+component name=softmax type=SoftmaxComponent dim=3
+component-node name=softmax component=softmax input=last
+output-node name=output input=softmax objective=quadratic
+"""
+    cpu, device = trained(Network.from_config(config, 1), TrainerOptions(), [minibatch(seed) for seed in range(30)])
+    assert_alike(cpu.network, device.network, 1e-3)
+
+
+def test_statistics_come_back_to_the_network() -> None:
+    minibatches = [minibatch(seed) for seed in range(50)]
+    cpu, device = trained(network_of(LAYERS["relu and batch normalisation"]), TrainerOptions(), minibatches)
+    for name in ("c1", "c2"):
+        expected: Any = cpu.network.components[name]
+        found: Any = device.network.components[name]
+        if name == "c2":
+            assert found.count == pytest.approx(expected.count)
+            np.testing.assert_allclose(found.stats_sum, expected.stats_sum, rtol=1e-3, atol=1e-2)
+            np.testing.assert_allclose(found.stats_sumsq, expected.stats_sumsq, rtol=1e-3)
+        else:  # stored on a random half of the minibatches, not the same on both
+            assert 0.2 * 50 * 32 < found.count <= 50 * 32
+            np.testing.assert_allclose(found.value_sum / found.count, expected.value_sum / expected.count, rtol=0.5)
+            assert found.oderiv_count > 0
+
+
+def test_backstitch_gives_the_same_parameters() -> None:
+    options = TrainerOptions(backstitch_training_scale=0.3, backstitch_training_interval=2)
+    cpu, device = trained(tiny_network(), options, [minibatch(seed) for seed in range(30)])
+    assert_alike(cpu.network, device.network, 1e-4)
+    assert device.logs["output_backstitch"].overall.average == pytest.approx(
+        cpu.logs["output_backstitch"].overall.average, rel=1e-6
+    )
+
+
+def test_the_state_of_the_optimizer_goes_from_the_device_to_the_cpu_and_back() -> None:
+    options = TrainerOptions(momentum=0.5)
+    first, second = [minibatch(seed) for seed in range(20)], [minibatch(seed) for seed in range(20, 35)]
+    _, device = trained(tiny_network(), options, first)
+    state = device.optimizer_state()
+    assert state.minibatches == 20
+    assert {key for found in state.estimates.values() for key in found} == {("in", "linear"), ("out", "linear")}
+    whole = tiny_network()
+    trainer = Trainer(whole, options)
+    for one in [*first, *second]:
+        trainer.train(one)
+    continued, on_device = trained(device.network, options, second, state)
+    assert_alike(whole, continued.network, 1e-3)
+    assert_alike(whole, on_device.network, 1e-3)
+
+
+def test_a_minibatch_whose_derivatives_overflow_changes_nothing() -> None:
+    before = tiny_network()
+    options = TrainerOptions()
+    bad = [minibatch(1), minibatch(2, scale=1e38), minibatch(3)]
+    cpu, device = trained(before, options, bad)
+    assert device.counts.not_finite == cpu.counts.not_finite == 1
+    assert_alike(cpu.network, device.network, 1e-4)
+    assert all(component.has_finite_statistics() for component in device.network.components.values())
+
+
+def test_several_threads_are_for_cpus() -> None:
+    with pytest.raises(UserError, match="--num-threads above 1 is for CPUs"):
+        DeviceTrainer(HostOperations(), tiny_network(), replace(TrainerOptions(), num_threads=2))
