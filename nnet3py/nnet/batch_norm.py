@@ -19,6 +19,7 @@ import numpy as np
 
 from nnet3py import log
 from nnet3py.errors import UserError
+from nnet3py.kernels.switch import compiled
 from nnet3py.nnet.affine import positive_number
 from nnet3py.nnet.component import Array, Component, Field, Kind, Layout, Phase, Random, Role, Update
 from nnet3py.nnet.summary import summarize_vector
@@ -113,8 +114,13 @@ class BatchNormComponent(Component):
         square = np.einsum("ij,ij->j", rows, rows)
         square /= np.float32(len(rows))
         scale = self._scale(square - mean * mean)
-        z = rows - mean
-        z *= scale
+        kernels = compiled()
+        if kernels is not None and kernels.fit(rows, mean, scale):
+            z = np.empty_like(rows)
+            kernels.centre_and_scale(rows, mean, scale, z)
+        else:
+            z = rows - mean
+            z *= scale
         return BatchNormMemo(z, mean, square, scale)
 
     def _with_stored_statistics(self, rows: Array) -> BatchNormMemo:
@@ -137,9 +143,14 @@ class BatchNormComponent(Component):
         through_variance = np.einsum("ij,ij->j", dz, memo.z)
         through_variance *= memo.scale
         through_variance *= np.float32(-1.0 / (self.target_rms**2 * len(dz)))
-        dz -= dz.mean(axis=0)
-        dz *= memo.scale
-        dz += memo.z * through_variance
+        mean = dz.mean(axis=0)
+        kernels = compiled()
+        if kernels is not None and kernels.fit(dz, memo.z, mean, memo.scale, through_variance):
+            kernels.batch_norm_backward(dz, memo.z, mean, memo.scale, through_variance)
+        else:
+            dz -= mean
+            dz *= memo.scale
+            dz += memo.z * through_variance
         return dz.reshape(dy.shape)
 
     def accumulate_statistics(self, memo: BatchNormMemo) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from nnet3py.errors import UserError
+from nnet3py.kernels.switch import compiled
 from nnet3py.nnet.component import Array, Component, Field, Kind, Layout, Phase, Random, Role, Update
 from nnet3py.nnet.summary import summarize_vector
 
@@ -261,7 +262,11 @@ class RectifiedLinearComponent(NonlinearComponent):
         return (y > 0.0).astype(np.float32)
 
     def _derivative(self, memo: NonlinearMemo, dy: Array) -> Array:
-        dy *= memo.y > 0.0
+        kernels = compiled()
+        if kernels is not None and kernels.fit(memo.y, dy):
+            kernels.rectifier_backward(memo.y, dy)
+        else:
+            dy *= memo.y > 0.0
         return dy
 
     def _repair(self, y: Array, dx: Array, random: np.random.Generator) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnet3py.errors import UserError
+from nnet3py.kernels.switch import compiled
 from nnet3py.nnet.affine import positive_number
 from nnet3py.nnet.component import Array, Component, Field, Kind, Layout, Phase, Random, Update
 
@@ -101,6 +102,10 @@ class NormalizeComponent(Component):
             square = np.einsum("ij,ij->i", rows, rows)
             np.maximum(square, self.block_dim * SQUARED_NORM_FLOOR, out=square)
             towards_x += dy.reshape(len(rows), -1)[:, -1] / square
+        kernels = compiled()
+        if kernels is not None and kernels.fit(rows, factor, through_norm, towards_x):
+            kernels.normalize_backward(rows, factor, through_norm, towards_x)
+            return dy
         dx = rows * towards_x[:, None]
         np.multiply(through_norm, factor[:, None], out=through_norm)
         dx += through_norm

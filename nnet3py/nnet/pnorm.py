@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnet3py.errors import UserError
+from nnet3py.kernels.switch import compiled
 from nnet3py.nnet.component import Array, Component, Field, Kind, Layout, Phase, Random, Update
 
 if TYPE_CHECKING:
@@ -97,12 +98,20 @@ class PnormComponent(Component):
             )
 
     def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
-        y = group_norms(x, self.output_size)
+        kernels = compiled()
+        if kernels is not None and kernels.fit(x):
+            y = kernels.group_norms(x, self.output_size)
+        else:
+            y = group_norms(x, self.output_size)
         return y, (x, y)
 
     def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
         if not want_dx:
             return None
         x, y = memo
+        kernels = compiled()
+        if kernels is not None and kernels.fit(x, y, dy):
+            dx: Array = kernels.group_norms_backward(x, y, dy)
+            return dx
         factor = dy / (y + (y == 0.0))  # where y is 0 so is x, and the factor is of no consequence
         return times_group_factors(x, factor)
