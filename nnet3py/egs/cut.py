@@ -6,20 +6,22 @@ Source: Kaldi src/nnet3bin/nnet3-get-egs.cc and nnet3-get-egs-dense-targets.cc.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nnet3py import log
-from nnet3py.egs import index_vector
-from nnet3py.egs.example import Example, NnetIo
+from nnet3py.egs import encoded_matrix, index_vector
+from nnet3py.egs.example import EncodedIo, Example
 from nnet3py.egs.utterance_splitter import Chunk, UtteranceSplitter
 from nnet3py.errors import UserError
-from nnet3py.tables.compressed_matrix import AUTOMATIC, compress
+from nnet3py.tables.compressed_matrix import AUTOMATIC, compress_stack
 from nnet3py.tables.general_matrix import GeneralMatrix, row_range
 from nnet3py.tables.posterior import Posterior
 from nnet3py.tables.sparse_matrix import SparseMatrix
+
+_ELEMENTS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -97,58 +99,98 @@ def cut_utterance(
         if not np.isfinite(features).all():
             raise UserError(f"The features of utterance {key} contain a value that is not finite.")
     factor = splitter.config.frame_subsampling_factor
-    for chunk in chunks:
-        start = chunk.first_frame - chunk.left_context
-        rows = chunk.left_context + chunk.num_frames + chunk.right_context
-        inputs = [_input("input", -chunk.left_context, row_range(features, start, rows), config)]
-        if ivectors is not None:
-            ivector = _choose_ivector(ivectors, start, num_frames, config.online_ivector_period, generator)
-            inputs.append(_input("ivector", 0, ivector, config))
-        output = NnetIo(
-            "output",
-            index_vector.consecutive(0, len(chunk.output_weights), factor),
-            _targets(targets, chunk, factor, config),
-        )
-        yield f"{key}-{chunk.first_frame}", Example([*inputs, output])
+    starts = [chunk.first_frame - chunk.left_context for chunk in chunks]
+    sizes = [chunk.left_context + chunk.num_frames + chunk.right_context for chunk in chunks]
+    parts = [_parts("input", [-chunk.left_context for chunk in chunks], features, starts, sizes, config)]
+    if ivectors is not None:
+        period = config.online_ivector_period
+        rows = [_choose_ivector(ivectors, start, num_frames, period, generator) for start in starts]
+        parts.append(_parts("ivector", [0] * len(chunks), ivectors, rows, [1] * len(chunks), config))
+    parts.append(_targets(targets, chunks, factor, config))
+    for chunk, *ios in zip(chunks, *parts, strict=True):
+        yield f"{key}-{chunk.first_frame}", Example.from_encoded_ios(ios)
 
 
-def _input(name: str, t_begin: int, rows: GeneralMatrix, config: InputConfig) -> NnetIo:
-    return NnetIo(name, index_vector.consecutive(t_begin, rows.shape[0]), _compressed(rows, config))
+def _parts(
+    name: str,
+    t_begins: Sequence[int],
+    matrix: GeneralMatrix,
+    starts: Sequence[int],
+    sizes: Sequence[int],
+    config: InputConfig,
+    t_stride: int = 1,
+) -> list[EncodedIo]:
+    """An input or output for each chunk: ``sizes`` rows of a matrix from ``starts`` on, its edges repeated."""
+    encoded = _encoded_rows(name, matrix, starts, sizes, config)
+    return [
+        EncodedIo(name, index_vector.consecutive(begin, size, t_stride), rows)
+        for begin, size, rows in zip(t_begins, sizes, encoded, strict=True)
+    ]
 
 
-def _compressed(matrix: GeneralMatrix, config: InputConfig) -> GeneralMatrix:
+def _encoded_rows(
+    name: str, matrix: GeneralMatrix, starts: Sequence[int], sizes: Sequence[int], config: InputConfig
+) -> list[bytes]:
+    if sizes and not matrix.shape[1]:
+        raise UserError(f"{name!r} has no columns")
     if config.compression_method is None or not isinstance(matrix, np.ndarray):
-        return matrix
-    return compress(matrix, config.compression_method)
+        return [
+            encoded_matrix.encode(row_range(_as_float32(matrix), start, size))
+            for start, size in zip(starts, sizes, strict=True)
+        ]
+    # Chunks of one size are compressed together, not too many at once: they should fit the processor's cache.
+    encoded: list[bytes] = [b""] * len(starts)
+    for size in set(sizes):
+        places = [place for place, other in enumerate(sizes) if other == size]
+        at_once = max(1, _ELEMENTS_AT_ONCE // (size * matrix.shape[1]))
+        for some in (places[begin : begin + at_once] for begin in range(0, len(places), at_once)):
+            rows = np.array([starts[place] for place in some])[:, None] + np.arange(size)
+            stack = matrix.take(rows, axis=0, mode="clip")
+            compressed = encoded_matrix.encode_stack(compress_stack(stack, config.compression_method))
+            for place, one in zip(some, compressed, strict=True):
+                encoded[place] = one
+    return encoded
 
 
-def _choose_ivector(
-    ivectors: np.ndarray, start: int, num_frames: int, period: int, generator: random.Random
-) -> np.ndarray:
-    """The iVector of a random frame, (1, dim).
+def _as_float32(matrix: GeneralMatrix) -> GeneralMatrix:
+    return np.ascontiguousarray(matrix, dtype=np.float32) if isinstance(matrix, np.ndarray) else matrix
+
+
+def _choose_ivector(ivectors: np.ndarray, start: int, num_frames: int, period: int, generator: random.Random) -> int:
+    """The row of the iVector of a random frame.
 
     As in Kaldi the frame is one of the ``num_frames`` of the utterance's length that begin with the chunk's context, so
     that it is never from before the chunk, often from after it, and at the utterance's end often the last.
     """
     frame = generator.randint(start, start + num_frames - 1)
-    row = min(max(frame // period, 0), len(ivectors) - 1)
-    return np.ascontiguousarray(ivectors[row : row + 1], dtype=np.float32)
+    return min(max(frame // period, 0), len(ivectors) - 1)
 
 
-def _targets(targets: SparseMatrix | np.ndarray, chunk: Chunk, factor: int, config: InputConfig) -> GeneralMatrix:
-    first = chunk.first_frame // factor
-    weights = chunk.output_weights
-    wanted = np.arange(first, first + len(weights))
+def _targets(
+    targets: SparseMatrix | np.ndarray, chunks: Sequence[Chunk], factor: int, config: InputConfig
+) -> list[EncodedIo]:
+    """The output of each chunk."""
+    firsts = [chunk.first_frame // factor for chunk in chunks]
+    sizes = [len(chunk.output_weights) for chunk in chunks]
     if isinstance(targets, np.ndarray):
-        rows = np.ascontiguousarray(targets[np.minimum(wanted, len(targets) - 1)], dtype=np.float32)
-        return _compressed(rows, config)
-    present = wanted[wanted < targets.num_rows]
-    labels = targets.take_rows(present)
-    sizes = np.zeros(len(wanted), dtype=np.int64)
-    sizes[: len(present)] = np.diff(labels.indptr)
-    return SparseMatrix(
-        np.concatenate([[0], np.cumsum(sizes)]), labels.indices, labels.values * weights.repeat(sizes), targets.num_cols
+        return _parts("output", [0] * len(chunks), targets, firsts, sizes, config, factor)
+    if not chunks:
+        return []
+    wanted = np.concatenate([np.arange(first, first + size) for first, size in zip(firsts, sizes, strict=True)])
+    weights = np.concatenate([chunk.output_weights for chunk in chunks])
+    is_present = wanted < targets.num_rows
+    labels = targets.take_rows(wanted[is_present])
+    counts = np.zeros(len(wanted), dtype=np.int64)
+    counts[is_present] = np.diff(labels.indptr)
+    weighted = labels.values * weights.repeat(counts)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    encoded = encoded_matrix.encode_sparse_parts(
+        SparseMatrix(indptr, labels.indices, weighted, targets.num_cols), sizes
     )
+    return [
+        EncodedIo("output", index_vector.consecutive(0, size, factor), rows)
+        for size, rows in zip(sizes, encoded, strict=True)
+    ]
 
 
 def ivector_lengths_match(key: str, num_frames: int, ivectors: np.ndarray, config: InputConfig) -> bool:

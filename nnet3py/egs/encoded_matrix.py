@@ -16,13 +16,15 @@ import numpy as np
 
 from nnet3py.egs.scan import one_label_rows, sparse_row_starts
 from nnet3py.errors import UserError
-from nnet3py.tables.compressed_matrix import ONE_BYTE, PERCENTILES, TWO_BYTES, CompressedMatrix
+from nnet3py.tables.compressed_matrix import ONE_BYTE, PERCENTILES, TWO_BYTES, CompressedMatrix, CompressedStack
 from nnet3py.tables.general_matrix import GeneralMatrix, read_general_matrix, to_array, write_general_matrix
 from nnet3py.tables.sparse_matrix import SparseMatrix
 from nnet3py.tables.streams import Sink, Source
 
 _FULL_HEADER = struct.Struct("<bibi")
 _COMPRESSED_HEADER = struct.Struct("<ffii")
+_COMPRESSED_HEAD = np.dtype([("min_value", "<f4"), ("range", "<f4"), ("rows", "<i4"), ("columns", "<i4")])
+_FORM_TOKENS = {PERCENTILES: b"CM ", TWO_BYTES: b"CM2 ", ONE_BYTE: b"CM3 "}
 _NO_COLUMN_HEADERS = np.empty((0, 4), np.uint16)
 _ELEMENT = np.dtype([("b1", "i1"), ("index", "<i4"), ("b2", "i1"), ("value", "<f4")])
 
@@ -132,6 +134,33 @@ def _encode_sparse(matrix: SparseMatrix) -> bytes:
     out[is_header] = headers.ravel()
     out[~is_header] = elements.view(np.uint8)
     return head + out.tobytes()
+
+
+def encode_stack(stack: CompressedStack) -> list[bytes]:
+    """Each compressed matrix as Kaldi writes it in binary."""
+    count, rows, columns = stack.data.shape
+    heads = np.empty(count, _COMPRESSED_HEAD)
+    heads["min_value"], heads["range"], heads["rows"], heads["columns"] = stack.min_values, stack.ranges, rows, columns
+    data = stack.data.swapaxes(1, 2) if stack.form == PERCENTILES else stack.data
+    headers = stack.column_headers.astype("<u2", copy=False)
+    body = np.ascontiguousarray(data.astype(data.dtype.newbyteorder("<"), copy=False))
+    parts = [np.ascontiguousarray(part).view(np.uint8).reshape(count, -1) for part in (heads, headers, body)]
+    whole = np.concatenate(parts, axis=1)
+    token, size = _FORM_TOKENS[stack.form], whole.shape[1]
+    encoded = whole.tobytes()
+    return [token + encoded[start : start + size] for start in range(0, count * size, size)]
+
+
+def encode_sparse_parts(matrix: SparseMatrix, sizes: Sequence[int]) -> list[bytes]:
+    """The first ``sizes[0]`` rows of a matrix as a matrix of their own, as Kaldi writes it in binary, and so on."""
+    encoded = _encode_sparse(matrix)
+    ends = np.cumsum(sizes)
+    places = (8 + 13 * ends + 10 * matrix.indptr[ends]).tolist()
+    starts = [8, *places[:-1]]
+    return [
+        b"SM " + struct.pack("<bi", 4, rows) + encoded[start:end]
+        for rows, start, end in zip(sizes, starts, places, strict=True)
+    ]
 
 
 def append(matrices: Sequence[bytes]) -> bytes | None:

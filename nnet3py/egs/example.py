@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from nnet3py.egs import encoded_matrix, index_vector
 from nnet3py.egs.incomplete import Incomplete
+from nnet3py.egs.layout import KnownLayouts, Layout
 from nnet3py.egs.scan import IoSpan, scan_example
 from nnet3py.errors import UserError
 from nnet3py.tables.basic_types import expect_token, read_header, read_int, read_token
@@ -72,7 +73,7 @@ class NnetIo:
 class Example:
     """Inputs and outputs that belong together: a chunk of an utterance, or many chunks merged into a minibatch."""
 
-    __slots__ = ("_encoded", "_ios", "_spans")
+    __slots__ = ("_encoded", "_ios", "_layout", "_spans")
 
     def __init__(self, ios: Sequence[NnetIo]) -> None:
         """An example made of at least one input or output."""
@@ -81,6 +82,7 @@ class Example:
         self._ios: tuple[NnetIo, ...] | None = tuple(ios)
         self._encoded: bytes | None = None
         self._spans: list[IoSpan] | None = None
+        self._layout: Layout | None = None
 
     @classmethod
     def from_bytes(cls, encoded: bytes, spans: list[IoSpan] | None = None) -> Example:
@@ -93,6 +95,17 @@ class Example:
         example._ios = None
         example._encoded = encoded
         example._spans = spans
+        example._layout = None
+        return example
+
+    @classmethod
+    def of_layout(cls, encoded: bytes, layout: Layout) -> Example:
+        """The example that these bytes encode, which are known to be laid out in this way."""
+        example = cls.__new__(cls)
+        example._ios = None
+        example._encoded = encoded
+        example._spans = layout.spans
+        example._layout = layout
         return example
 
     @classmethod
@@ -111,6 +124,11 @@ class Example:
             )
             for span in spans
         ]
+
+    def encoded_matrices(self) -> list[bytes]:
+        """The bytes of each input's or output's matrix, in the order of the file."""
+        encoded, spans = self._scanned()
+        return [encoded[span.matrix : span.end] for span in spans]
 
     def _scanned(self) -> tuple[bytes, list[IoSpan]]:
         encoded = self.encoded()
@@ -140,17 +158,10 @@ class Example:
     @property
     def structure(self) -> Structure:
         """What must be equal for two examples to be merged. It hashes."""
+        if self._layout is not None:
+            return self._layout.structure
         if self._ios is None:
-            encoded, spans = self._scanned()
-            return tuple(
-                (
-                    span.name.decode("utf-8", "replace"),
-                    span.rows,
-                    encoded_matrix.num_cols(encoded, span.matrix),
-                    encoded[span.indexes : span.matrix],
-                )
-                for span in spans
-            )
+            return structure_of(*self._scanned())
         skip = len(index_vector.TOKEN) + 5
         return tuple(
             (part.name, len(part.indexes), part.features.shape[1], index_vector.encode(part.indexes)[skip:])
@@ -171,6 +182,19 @@ class Example:
         return self._encoded
 
 
+def structure_of(encoded: bytes, spans: Sequence[IoSpan]) -> Structure:
+    """The structure of an example from its bytes, and where they have its parts."""
+    return tuple(
+        (
+            span.name.decode("utf-8", "replace"),
+            span.rows,
+            encoded_matrix.num_cols(encoded, span.matrix),
+            encoded[span.indexes : span.matrix],
+        )
+        for span in spans
+    )
+
+
 def _encode(ios: Sequence[NnetIo] | Sequence[EncodedIo]) -> bytes:
     head = b"<Nnet3Eg> <NumIo> \x04" + len(ios).to_bytes(4, "little")
     return b"".join((head, *(part.encoded() for part in ios), b"</Nnet3Eg> "))
@@ -183,6 +207,23 @@ class ExampleHolder(Holder[Example]):
 
     def __init__(self) -> None:
         self._peek = _SMALLEST_PEEK
+        self._layouts = KnownLayouts()
+
+    def read_buffered(self, source: Source) -> Iterator[tuple[bytes, Example]]:
+        """Keys and examples as long as the source has whole ones at hand, of known layouts; often none at all."""
+        known, example, take = self._layouts.known, Example.of_layout, source.take_match
+        place = 0
+        while place < len(known):
+            pattern, layout = known[place]
+            match = take(pattern)
+            if match is None:
+                place += 1
+                continue
+            if place:
+                known = (known[place], *known[:place], *known[place + 1 :])
+                self._layouts.known = known
+                place = 0
+            yield match[1], example(match[2], layout)
 
     def read(self, source: Source) -> Example:
         """One example, its header included; what follows stays unread."""
@@ -209,12 +250,18 @@ class ExampleHolder(Holder[Example]):
                 raise source.error(f"cannot read a training example: {problem}.") from None
         # The next example is probably as long as this one; a little more saves scanning it twice.
         self._peek = max(_SMALLEST_PEEK, end + end // 8)
-        return Example.from_bytes(source.read(end), spans)
+        encoded = source.read(end)
+        self._layouts.learn(encoded, spans)
+        return Example.from_bytes(encoded, spans)
+
+    def encode(self, value: Example) -> bytes:
+        """An example in binary with its header: all of it in one piece."""
+        return b"\0B" + value.encoded()
 
     def write(self, sink: Sink, value: Example, binary: bool) -> None:
         """One example, with its header if binary."""
         if binary:
-            sink.write(b"\0B" + value.encoded())
+            sink.write(self.encode(value))
         else:
             _write_text(sink, value)
 

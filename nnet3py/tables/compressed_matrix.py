@@ -131,7 +131,7 @@ EMPTY = CompressedMatrix(
 )
 
 
-def _fused(start: np.float32, step: np.float32, counts: NDArray[Any]) -> Float32:
+def _fused(start: np.float32 | Float32, step: np.float32 | Float32, counts: NDArray[Any]) -> Float32:
     """``start + step * counts`` rounded to float32 once.
 
     In float64 the product of a float32 and a 16-bit integer is exact, and so is the sum unless ``start`` is some ten
@@ -141,7 +141,9 @@ def _fused(start: np.float32, step: np.float32, counts: NDArray[Any]) -> Float32
         return (np.float64(start) + np.float64(step) * counts).astype(np.float32)
 
 
-def _uint16_to_float(min_value: np.float32, extent: np.float32, places: NDArray[np.uint16]) -> Float32:
+def _uint16_to_float(
+    min_value: np.float32 | Float32, extent: np.float32 | Float32, places: NDArray[np.uint16]
+) -> Float32:
     with np.errstate(over="ignore"):
         return _fused(min_value, extent * np.float32(1.52590218966964e-05), places)
 
@@ -171,6 +173,34 @@ def _offset(data: NDArray[np.uint8], first: int) -> Float32:
     return data.astype(np.float32) - np.float32(first)
 
 
+@dataclass(frozen=True)
+class CompressedStack:
+    """Compressed matrices of one size and form, each with a range of its own.
+
+    Attributes:
+        form: PERCENTILES, TWO_BYTES or ONE_BYTE.
+        min_values, ranges: (matrices,) float32.
+        column_headers: (matrices, columns, 4) uint16; (matrices, 0, 4) in the other forms.
+        data: (matrices, rows, columns) uint8 or uint16.
+    """
+
+    form: int
+    min_values: Float32
+    ranges: Float32
+    column_headers: NDArray[np.uint16]
+    data: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> CompressedMatrix:
+        _, rows, columns = self.data.shape
+        return CompressedMatrix(
+            self.form, self.min_values[index], self.ranges[index], rows, columns, self.column_headers[index],
+            self.data[index],
+        )  # fmt: skip
+
+
 def compress(array: NDArray[Any], method: int = AUTOMATIC) -> CompressedMatrix:
     """Compress a matrix by one of Kaldi's methods (``--compression-method``).
 
@@ -182,82 +212,118 @@ def compress(array: NDArray[Any], method: int = AUTOMATIC) -> CompressedMatrix:
     Raises:
         UserError: the method does not exist, or the matrix holds a NaN or an infinite value.
     """
+    _check_method(method)
+    return EMPTY if array.size == 0 else compress_stack(array[None], method)[0]
+
+
+def compress_stack(stack: NDArray[Any], method: int = AUTOMATIC) -> CompressedStack:
+    """Compress each of many matrices of one size, with the result that :func:`compress` has for each.
+
+    Args:
+        stack: (matrices, rows, columns) of finite numbers, none of the sizes 0; used as float32.
+        method: as for :func:`compress`.
+
+    Raises:
+        UserError: the method does not exist, or a matrix holds a NaN or an infinite value.
+    """
+    _check_method(method)
+    rows = stack.shape[1]
     if method == AUTOMATIC:
-        method = SPEECH_FEATURE if len(array) > 8 else TWO_BYTE_AUTO
-    if method not in _FORM_OF_METHOD:
-        raise UserError(f"Expected a compression method from 1 to 7, found {method}.")
-    if array.size == 0:
-        return EMPTY
-    with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(array, np.float32)
+        method = SPEECH_FEATURE if rows > 8 else TWO_BYTE_AUTO
     form = _FORM_OF_METHOD[method]
-    min_value, extent = _value_range(values, method)
-    headers = np.empty((0, 4), np.uint16)
-    data: NDArray[Any]
+    with np.errstate(over="ignore"):
+        if form == PERCENTILES:  # column by column, as it will lie in the file
+            values = np.ascontiguousarray(stack.swapaxes(1, 2), np.float32)
+        else:
+            values = np.ascontiguousarray(stack, np.float32)
+    min_values, ranges = _value_ranges(values.reshape(len(values), -1), method)
+    lowest, extent = min_values[:, None, None], ranges[:, None, None]
     if form == PERCENTILES:
-        headers = _column_headers(values, min_value, extent)
-        data = _compress_columns(values, _uint16_to_float(min_value, extent, headers))
-    elif form == TWO_BYTES:
-        data = _quantise(values, min_value, extent, 65535).astype(np.uint16)
-    else:
-        data = _quantise(values, min_value, extent, 255).astype(np.uint8)
-    rows, columns = values.shape
-    return CompressedMatrix(form, min_value, extent, rows, columns, headers, data)
+        headers = _column_headers(values, lowest, extent)
+        data = _compress_columns(values, _uint16_to_float(lowest, extent, headers)).swapaxes(1, 2)
+        return CompressedStack(form, min_values, ranges, headers, data)
+    steps, kind = (65535, np.uint16) if form == TWO_BYTES else (255, np.uint8)
+    no_headers = np.empty((len(values), 0, 4), np.uint16)
+    return CompressedStack(form, min_values, ranges, no_headers, _quantise(values, lowest, extent, steps).astype(kind))
 
 
-def _value_range(values: Float32, method: int) -> tuple[np.float32, np.float32]:
-    smallest, largest = values.min(), values.max()
-    if not (np.isfinite(smallest) and np.isfinite(largest)):
+def _check_method(method: int) -> None:
+    if method != AUTOMATIC and method not in _FORM_OF_METHOD:
+        raise UserError(f"Expected a compression method from 1 to 7, found {method}.")
+
+
+def _value_ranges(values: Float32, method: int) -> tuple[Float32, Float32]:
+    """The smallest value and the range of each row of ``values`` (matrices, elements)."""
+    smallest, largest = values.min(axis=1), values.max(axis=1)
+    if not (np.isfinite(smallest).all() and np.isfinite(largest).all()):
         raise UserError("A matrix with a NaN or infinite value cannot be compressed: find out where it comes from.")
     if method in _FIXED_RANGE:
-        low, extent = _FIXED_RANGE[method]
-        return np.float32(low), np.float32(extent)
-    if largest == smallest:  # the range must not be zero
-        largest = np.float32(float(smallest) + (1.0 + abs(float(smallest))))
+        low, fixed = _FIXED_RANGE[method]
+        return np.full(len(values), low, np.float32), np.full(len(values), fixed, np.float32)
+    exact = smallest.astype(np.float64)
     with np.errstate(over="ignore"):
-        extent32 = np.float32(largest - smallest)
-    if not np.isfinite(extent32):
+        beyond = (exact + (1.0 + np.abs(exact))).astype(np.float32)
+        largest = np.where(largest == smallest, beyond, largest)  # the range must not be zero
+        extent = largest - smallest
+    wide = ~np.isfinite(extent)
+    if wide.any():
         raise UserError(
-            f"A matrix with values from {smallest:g} to {largest:g} cannot be compressed: too wide a range."
+            f"A matrix with values from {smallest[wide][0]:g} to {largest[wide][0]:g} cannot be compressed: "
+            "too wide a range."
         )
-    return np.float32(smallest), extent32
+    return smallest, extent
 
 
-def _quantise(values: Float32, min_value: np.float32, extent: np.float32, steps: int) -> NDArray[np.int32]:
+def _quantise(values: Float32, min_value: Float32, extent: Float32, steps: int) -> NDArray[np.int32]:
     fraction = np.clip((values - min_value) / extent, np.float32(0), np.float32(1))
     return ((fraction * np.float32(steps)).astype(np.float64) + 0.499).astype(np.int32)
 
 
-def _column_headers(values: Float32, min_value: np.float32, extent: np.float32) -> NDArray[np.uint16]:
-    """The percentiles of each column in 65535ths of the range, each above the one before; (columns, 4)."""
-    rows = len(values)
-    ordered = np.sort(values, axis=0)
+def _column_headers(values: Float32, min_value: Float32, extent: Float32) -> NDArray[np.uint16]:
+    """The percentiles of each column in 65535ths of the range, each above the one before.
+
+    values: (matrices, columns, rows); the result is (matrices, columns, 4).
+    """
+    rows = values.shape[2]
     quarter = rows // 4
-    chosen = [0, quarter, 3 * quarter, rows - 1] if rows >= 5 else list(range(min(rows, 4)))
-    places = _quantise(ordered[chosen], min_value, extent, 65535)
-    headers = np.empty((values.shape[1], 4), np.int32)
-    headers[:, 0] = np.minimum(places[0], 65532)
+    chosen = [0, quarter, 3 * quarter, rows - 1] if rows >= 5 else list(range(rows))
+    places = _quantise(np.sort(values, axis=2)[:, :, chosen], min_value, extent, 65535)
+    headers = np.empty((*values.shape[:2], 4), np.int32)
+    headers[..., 0] = np.minimum(places[..., 0], 65532)
     for index, ceiling in ((1, 65533), (2, 65534), (3, 65535)):
-        headers[:, index] = headers[:, index - 1] + 1
+        headers[..., index] = headers[..., index - 1] + 1
         if index < len(chosen):
-            headers[:, index] = np.minimum(np.maximum(places[index], headers[:, index]), ceiling)
+            headers[..., index] = np.minimum(np.maximum(places[..., index], headers[..., index]), ceiling)
     return headers.astype(np.uint16)
 
 
+_INTERVAL_STEPS = np.array([64, 128, 63], np.int32)
+_INTERVAL_STEPS_FLOAT = _INTERVAL_STEPS.astype(np.float32)
+_INTERVAL_FIRST = np.array([0, 64, 192], np.uint8)
+
+
 def _compress_columns(values: Float32, percentiles: Float32) -> NDArray[np.uint8]:
-    p0, p25, p75, p100 = percentiles.T
+    """The bytes of ``values`` (matrices, columns, rows), whose columns have ``percentiles`` (matrices, columns, 4)."""
+    p0, p25, p75, p100 = (percentiles[..., [index]] for index in range(4))
+    above25, above75 = values >= p25, values >= p75
     with np.errstate(all="ignore"):
-        low = _to_byte((values - p0) / (p25 - p0), 0, 64)
-        middle = _to_byte((values - p25) / (p75 - p25), 64, 128)
-        high = _to_byte((values - p75) / (p100 - p75), 192, 63)
-    return np.where(values < p25, low, np.where(values < p75, middle, high)).astype(np.uint8)
-
-
-def _to_byte(fraction: Float32, first: int, steps: int) -> NDArray[np.int64]:
-    scaled = (fraction * np.float32(steps)).astype(np.float64) + 0.5
-    # What does not fit an integer of 32 bits becomes the most negative one on the processors that Kaldi runs on.
-    whole = np.where(np.abs(scaled) < 2.0**31, scaled, -(2.0**31)).astype(np.int64)
-    return np.clip(first + whole, first, first + steps)
+        start = np.where(above75, p75, np.where(above25, p25, p0))
+        width = np.where(above75, p100 - p75, np.where(above25, p75 - p25, p25 - p0))
+        interval = above25.view(np.uint8) + above75.view(np.uint8)
+        fraction = np.subtract(values, start, out=start)
+        fraction /= width
+        fraction *= _INTERVAL_STEPS_FLOAT.take(interval)
+        scaled = fraction.astype(np.float64)
+        scaled += 0.5
+        if not np.abs(scaled).max() < 2.0**31:
+            # What does not fit 32 bits becomes the most negative integer on the processors that Kaldi runs on.
+            scaled = np.where(np.abs(scaled) < 2.0**31, scaled, -(2.0**31))
+    whole = scaled.astype(np.int32)
+    np.minimum(whole, _INTERVAL_STEPS.take(interval), out=whole)
+    np.maximum(whole, 0, out=whole)
+    data = whole.astype(np.uint8)
+    data += _INTERVAL_FIRST.take(interval)
+    return data
 
 
 def read_compressed_matrix(source: Source, binary: bool) -> CompressedMatrix:

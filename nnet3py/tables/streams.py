@@ -219,6 +219,13 @@ class Source:
         self._position = match.end(1)
         return match[1]
 
+    def take_match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+        """What comes next, if it matches and all of it is in the buffer; nothing is consumed otherwise."""
+        match = pattern.match(self._buffer, self._position)
+        if match is not None:
+            self._position = match.end()
+        return match
+
     def readline(self, stop: bytes = b"\n") -> bytes:
         """The bytes up to and with the next line end, or the byte ``stop`` if that comes first.
 

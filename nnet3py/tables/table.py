@@ -139,7 +139,7 @@ def _decode(data: bytes) -> str:
 
 def _encode_key(key: str) -> bytes:
     data = key.encode("utf-8", "surrogateescape")
-    if len(data.split()) != 1 or data != data.strip():
+    if data.split() != [data]:
         raise UserError(f"Expected a key without white space, found {key!r}.")
     return data
 
@@ -175,11 +175,15 @@ def _read_value(source: Source, key: str, holder: HolderLike[T]) -> T:
 
 def _archive(specifier: Specifier, holder: HolderLike[T]) -> Generator[tuple[str, T], None, None]:
     permissive = "p" in specifier.options
+    read_buffered = getattr(holder, "read_buffered", None)
     source = open_input(specifier.path)
     try:
         with source:
             while (key := _read_key(source)) is not None:
                 yield key, _read_value(source, key, holder)
+                if read_buffered is not None:  # what follows is probably of the same kind, and many of it are at hand
+                    for word, value in read_buffered(source):
+                        yield _decode(word), value
     except UserError as problem:
         if not permissive:
             raise
@@ -683,6 +687,7 @@ class _ArchiveWriter(Generic[T]):
     def __init__(self, specifier: Specifier, holder: HolderLike[T]) -> None:
         self._holder = holder
         self._binary = _is_binary(specifier)
+        self._encode: Callable[[T], bytes] | None = getattr(holder, "encode", None) if self._binary else None
         self._flush = "f" in specifier.options
         self._archive_name = specifier.path
         self._archive = open_output(specifier.path)
@@ -700,9 +705,12 @@ class _ArchiveWriter(Generic[T]):
 
     def write(self, key: str, value: T) -> None:
         word = _encode_key(key)
-        self._archive.write(word + b" ")
-        place = self._archive.tell()
-        self._holder.write(self._archive, value, self._binary)
+        place = self._archive.tell() + len(word) + 1
+        if self._encode is not None:
+            self._archive.write(b"%s %s" % (word, self._encode(value)))
+        else:
+            self._archive.write(word + b" ")
+            self._holder.write(self._archive, value, self._binary)
         if self._script is not None:
             name = self._archive_name.encode("utf-8", "surrogateescape")
             self._script.write(b"%s %s:%d\n" % (word, name, place))
