@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-NUM_UTTERANCES, FRAMES, FEATURE_DIM, NUM_PDFS = 120, 1000, 40, 300
+NUM_UTTERANCES, FRAMES, FEATURE_DIM, NUM_PDFS = 480, 1000, 40, 300
 
 
 def _run(command: str, folder: Path) -> float:
