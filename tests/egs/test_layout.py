@@ -34,7 +34,7 @@ def examples() -> Iterator[tuple[str, Example]]:
         labels = SparseMatrix.from_rows(rows_of_labels, 9)
         ios = [
             NnetIo("input", INDEXES[:rows], matrix),
-            NnetIo("output", INDEXES[:rows], SparseMatrix.from_rows(labels, 9)),
+            NnetIo("output", INDEXES[:rows], labels),
         ]
         yield f"key-{number}", Example(ios)
 
