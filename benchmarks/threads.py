@@ -10,7 +10,7 @@ import os
 import time
 
 import numpy as np
-from train_step import FRAMES, NETWORKS, PnormNetwork, example_minibatch
+from train_step import FRAMES, NETWORKS, PnormNetwork
 
 from nnet3py.nnet.network import Network
 from nnet3py.train.kept_memory import keep_freed_memory
@@ -40,7 +40,7 @@ def report() -> list[str]:
 
 def _times(network: PnormNetwork, numbers: list[int]) -> tuple[dict[int, float], dict[int, float]]:
     """By number of threads, seconds on the clock and on processors of a minibatch, each of its best turn."""
-    minibatch = example_minibatch(network)
+    minibatch = network.minibatch()
     walls: dict[int, list[float]] = {number: [] for number in numbers}
     processors: dict[int, list[float]] = {number: [] for number in numbers}
     end = time.perf_counter() + SECONDS
