@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +48,25 @@ def test_scaled_arrays_are_added_in_place_whatever_the_memory_layout() -> None:
     vector = np.ones(5, np.float32)
     add_scaled(vector, -2.0, np.arange(5, dtype=np.float32))
     np.testing.assert_array_equal(vector, [1, -1, -3, -5, -7])
+
+
+def test_without_numpys_own_blas_scipys_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnet3py.train import in_place
+
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    spec = importlib.util.spec_from_file_location("in_place_of_scipy", in_place.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    other = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(other)
+    assert other._integer is ctypes.c_int
+    left, right, delta = _rows(0, 20, 9), _rows(1, 20, 7), np.ones((9, 7), np.float32)
+    other.add_product(delta, 0.3, left, right)
+    np.testing.assert_allclose(delta, 1.0 + 0.3 * left.T @ right, rtol=1e-5)
+    target, addend = _rows(2, 9, 7), _rows(3, 9, 7)
+    expected = target + np.float32(0.3) * addend
+    other.add_scaled(target, 0.3, addend)
+    np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-6)
 
 
 def _sum() -> Callable[[], None]:
