@@ -4,8 +4,8 @@ NumPy has no product that adds to an array. SciPy has (:mod:`scipy.linalg.blas`)
 while it computes, and this product is a third of a training step: threads that train one network would wait for each
 other. The same Fortran routines, called through ctypes, let go of it. They are those of the OpenBLAS that comes with
 NumPy: SciPy's is another library with threads of its own, and with two BLAS threads the two pools, which wait for work
-without sleeping, kept each other from the processor (a step took four times as long). Where NumPy has another BLAS, they
-are SciPy's, by the addresses that it publishes for Cython.
+without sleeping, kept each other from the processor (a step took four times as long). Where NumPy has another BLAS,
+they are SciPy's, by the addresses that it publishes for Cython.
 """
 
 from __future__ import annotations

@@ -384,11 +384,9 @@ def reorthogonalised(W: Array, sqrt_e: Array) -> Array:
     products = R @ R.T
     if not np.isfinite(products).all() or np.abs(products - np.eye(len(R))).max() <= _ORTHOGONALITY_TOLERANCE:
         return W
-    from scipy.linalg import solve_triangular  # here: the import takes a third of a short program's time
-
     try:
         C = np.linalg.cholesky(products)
-        inverse = solve_triangular(C, np.eye(len(C)), lower=True)
+        inverse = np.tril(np.linalg.inv(C))
         if inverse.max() < _MAX_CHOLESKY_INVERSE:
             return ((inverse @ R) * sqrt_e[:, None]).astype(np.float32)
     except np.linalg.LinAlgError:
@@ -430,7 +428,7 @@ def simple_natural_gradient(rows: Array, alpha: float = 4.0) -> Array:
     gram *= np.float32(1.0 / (num_rows - 1))
     gram[np.diag_indices_from(gram)] += np.float32(smoothing)
     # λ is α times the mean eigenvalue of what it is added to: single precision is enough.
-    from scipy.linalg.lapack import spotrf, spotri  # as above
+    from scipy.linalg.lapack import spotrf, spotri  # here: the import takes a tenth of a second
 
     factor, singular = spotrf(gram, lower=1)
     if not singular:
