@@ -55,7 +55,7 @@ class ComputeProb:
         self.class_accuracies: dict[str, Array] = {}
         self.gradient: ParameterChange | None = None
         if compute_derivative:
-            from nnet3py.train.parameter_update import Method  # here: scipy comes with it
+            from nnet3py.train.parameter_update import Method  # here: most runs need no trainer
             from nnet3py.train.trainer import ParameterChange
 
             self.gradient = ParameterChange(network, Method.SGD, every_component=True)
