@@ -1,8 +1,8 @@
 """One training step beside the bare matrix products that it needs, and beside PyTorch.
 
 *Efficiency* is the time of the bare products, forward, backward and update, of the same shapes, over the time of the
-step; natural gradient's own products are not among them. One thread, minibatches of 512 frames; each step is timed right
-after another of the same kind.
+step; natural gradient's own products are not among them. One thread, minibatches of 512 frames; each step is timed
+right after another of the same kind.
 """
 
 from __future__ import annotations
