@@ -1,4 +1,4 @@
-"""steps/train_dnn.py --use-gpu: what engines and jobs are told. No GPU is needed: what stands in sends jobs to the CPU."""
+"""steps/train_dnn.py --use-gpu: what engines and jobs are told. What stands in for an engine sends jobs to the CPU."""
 
 from __future__ import annotations
 
