@@ -112,3 +112,13 @@ normalize_backward = _normalize_backward
 centre_and_scale = _centre_and_scale
 batch_norm_backward = _batch_norm_backward
 rectifier_backward = _rectifier_backward
+
+
+def prepare() -> None:
+    """Compile all kernels and keep their machine code, so that no training has to wait for it."""
+    x, y, vector = np.ones((2, 4), np.float32), np.ones((2, 2), np.float32), np.ones(4, np.float32)
+    group_norms_backward(x, group_norms(x, 2), y)
+    normalize_backward(x, vector[:2].copy(), x.copy(), vector[:2].copy())
+    centre_and_scale(x, vector, vector, x.copy())
+    batch_norm_backward(x.copy(), x, vector, vector, vector)
+    rectifier_backward(x, x.copy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,18 @@ def test_training_gives_the_same_bits_with_compiled_kernels(numba: None) -> None
             trainer.train(minibatch(seed))
         results.append(parameters(network))
     assert np.array_equal(*results)
+
+
+def test_all_kernels_can_be_compiled_beforehand(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    script = "from nnet3py.kernels.compiled import prepare; prepare()"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    kept = {path.name.split(".")[1].split("-")[0] for path in tmp_path.rglob("*.nbi")}
+    assert kept == {
+        "_group_norms", "_group_norms_backward", "_normalize_backward", "_centre_and_scale", "_batch_norm_backward",
+        "_rectifier_backward",
+    }  # fmt: skip
 
 
 def test_small_networks_are_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
