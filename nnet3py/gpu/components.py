@@ -7,7 +7,7 @@ views of one array of all (nnet3py.gpu.change), statistics are gathered on the d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -430,8 +430,34 @@ class OnHost(DeviceComponent):
         return None if dx is None else self.ops.upload(dx)
 
 
-class RandomOnHost(OnHost, RandomComponent):
-    """Dropout: its masks are drawn on the host."""
+class Masked(DeviceComponent, RandomComponent):
+    """Dropout of any kind: the masks are drawn on the host and sent before the step that uses them."""
+
+    def start(self) -> None:
+        self._request: Hashable = None
+        self._layouts: dict[Hashable, list[Layout]] = {}
+        self._masks: list[Array | None] = []
+
+    def draw(self, request: Hashable, random: np.random.Generator | None) -> None:
+        """Make the masks of a step of this request ready, if one has run before; else :meth:`propagate` makes them."""
+        self._request = request
+        self._masks = [self._sent(layout, random, i) for i, layout in enumerate(self._layouts.get(request, []))]
+
+    def _sent(self, layout: Layout, random: np.random.Generator | None, number: int) -> Array | None:
+        mask = self.host.mask(layout, Phase.TRAIN, random)
+        return mask if mask is None or not np.ndim(mask) else self.ops.send(("mask", id(self), number), mask)
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        if phase is Phase.TEST:
+            mask = self.host.mask(layout, phase, None)
+        elif self._masks:
+            mask = self._masks.pop(0)
+        else:
+            layouts = self._layouts.setdefault(self._request, [])
+            mask = self._sent(layout, random.generator if isinstance(random, Draws) else random, len(layouts))
+            if self._request is not None:
+                layouts.append(layout)
+        return (x, None) if mask is None else (x * mask, mask)
 
 
 _KINDS: tuple[tuple[type[Component], type[DeviceComponent]], ...] = (
@@ -450,7 +476,7 @@ _KINDS: tuple[tuple[type[Component], type[DeviceComponent]], ...] = (
     (PnormComponent, Pnorm),
     (NormalizeComponent, Normalize),
     (BatchNormComponent, BatchNorm),
-    (RandomComponent, RandomOnHost),
+    (RandomComponent, Masked),
 )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from nnet3py import log
 from nnet3py.egs.minibatch import Minibatch, SparseLabels
 from nnet3py.errors import UserError
-from nnet3py.gpu.components import BatchNorm, Draws, LogSoftmax
+from nnet3py.gpu.components import BatchNorm, Draws, LogSoftmax, Masked
 from nnet3py.gpu.natural_gradient import LayerEstimates, Renewal
 from nnet3py.gpu.network import DeviceNetwork
 from nnet3py.gpu.operations import Array, HostOperations, Labels
@@ -85,6 +85,7 @@ class DeviceTrainer:
         self._batch_norms = [c for c in self._device.components.values() if isinstance(c, BatchNorm)]
         for component in self._batch_norms:
             component.storing = options.store_component_stats
+        self._masked = [c for c in self._device.components.values() if isinstance(c, Masked)]
         parameters = self._device.parameters
         self.updates = {
             name: DeviceUpdate(ops, component, options.method, parameters.delta[name])
@@ -214,6 +215,8 @@ class DeviceTrainer:
         def body() -> None:
             self._body(minibatch, inputs, labels, draws, form)
 
+        for component in self._masked:
+            component.draw(minibatch.request, draws.generator)
         self._run(form, body)
         used, renewed = self._touched[form]
         if any(renewed):

@@ -31,9 +31,25 @@ def _generator(random: Random) -> np.random.Generator:
 
 
 class RandomComponent(Component):
-    """What draws masks in training. ``test_mode`` makes a component act in training as it does at test time."""
+    """What multiplies by random masks in training. ``test_mode`` makes it act there as it does at test time."""
 
     test_mode: bool = False
+
+    def mask(self, layout: Layout, phase: Phase, random: Random) -> Any:
+        """What the rows of an input are multiplied by, float32: an array (rows, dim) or (rows, 1), a number, or None.
+
+        None is for an input that passes unchanged.
+        """
+        raise NotImplementedError
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
+        mask = self.mask(layout, phase, random)
+        return (x, None) if mask is None else (x * mask, mask)
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
+        if want_dx and memo is not None:
+            dy *= memo
+        return dy if want_dx else None
 
 
 class DropoutComponent(RandomComponent):
@@ -75,20 +91,13 @@ class DropoutComponent(RandomComponent):
         if self.dim <= 0 or not 0.0 <= self.proportion <= 1.0:
             raise UserError(f"{self.type_name}: dimension {self.dim}, proportion {self.proportion:g} out of range.")
 
-    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
+    def mask(self, layout: Layout, phase: Phase, random: Random) -> Any:
         if self.proportion == 0.0:
-            return x, None
+            return None
         if self.test_mode or phase is Phase.TEST:
-            mask: Any = np.float32(1.0 - self.proportion)
-        else:
-            shape = (len(x), 1 if self.per_frame else self.dim)
-            mask = (_generator(random).random(shape, np.float32) > self.proportion).astype(np.float32)
-        return x * mask, mask
-
-    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
-        if want_dx and memo is not None:
-            dy *= memo
-        return dy if want_dx else None
+            return np.float32(1.0 - self.proportion)
+        shape = (len(layout.output_times) * layout.num_sequences, 1 if self.per_frame else self.dim)
+        return (_generator(random).random(shape, np.float32) > self.proportion).astype(np.float32)
 
     def info(self) -> str:
         return (
@@ -164,20 +173,15 @@ class GeneralDropoutComponent(RandomComponent):
                 "out of range."
             )
 
-    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
+    def mask(self, layout: Layout, phase: Phase, random: Random) -> Any:
         active = self.proportion > 0.0 or self.specaugment_max_proportion > 0.0
         if not active or self.test_mode or phase is Phase.TEST:
-            return x, None
-        mask = self._mask(layout, _generator(random))
-        return x * mask, mask
-
-    def _mask(self, layout: Layout, random: np.random.Generator) -> Array:
-        """The factor of each element (rows, dim) of a time-major array."""
+            return None
         times = np.asarray(layout.output_times)
         periods = times // self.time_period if self.time_period > 0 else np.zeros_like(times)
         distinct, which = np.unique(periods, return_inverse=True)
         blocks = self.dim // self.block_dim
-        masks = self._draw(random, len(distinct) * layout.num_sequences * blocks)
+        masks = self._draw(_generator(random), len(distinct) * layout.num_sequences * blocks)
         masks = masks.reshape(len(distinct), layout.num_sequences, self.dim)
         return masks[which].reshape(-1, self.dim)
 
@@ -205,11 +209,6 @@ class GeneralDropoutComponent(RandomComponent):
             right = (start + size // 2 - np.arange(quarter)) % size
             mask[left], mask[right] = mask[right], mask[left]
         return mask
-
-    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
-        if want_dx and memo is not None:
-            dy *= memo
-        return dy if want_dx else None
 
     def info(self) -> str:
         text = f"{self.type_name}, dim={self.dim}, block-dim={self.block_dim}, dropout-proportion={self.proportion:g}"
@@ -280,13 +279,12 @@ class SpecAugmentTimeMaskComponent(RandomComponent):
                 f"{self.max_frames} frames are out of range."
             )
 
-    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
+    def mask(self, layout: Layout, phase: Phase, random: Random) -> Any:
         if self.zeroed_proportion == 0.0 or self.test_mode or phase is Phase.TEST:
-            return x, None
-        mask = self._mask(len(layout.output_times), layout.num_sequences, _generator(random))
-        return x * mask, mask
+            return None
+        return self._passing(len(layout.output_times), layout.num_sequences, _generator(random))
 
-    def _mask(self, num_times: int, num_sequences: int, random: np.random.Generator) -> Array:
+    def _passing(self, num_times: int, num_sequences: int, random: np.random.Generator) -> Array:
         """1 or 0 for each row (rows, 1) of a time-major array."""
         mask = np.zeros((num_times, num_sequences), np.float32)
         longest = self._max_passing_frames()
@@ -297,11 +295,6 @@ class SpecAugmentTimeMaskComponent(RandomComponent):
                 mask[time:end, sequence] = 1.0
                 time = end + int(random.integers(1, self.max_frames + 1))
         return mask.reshape(-1, 1)
-
-    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
-        if want_dx and memo is not None:
-            dy *= memo
-        return dy if want_dx else None
 
     def info(self) -> str:
         return (

@@ -14,6 +14,8 @@ from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.gpu.operations import HostOperations
 from nnet3py.gpu.trainer import DeviceTrainer
+from nnet3py.nnet.component import Layout, Phase
+from nnet3py.nnet.dropout import DropoutComponent, GeneralDropoutComponent
 from nnet3py.nnet.network import Network
 from nnet3py.train.optimizer_state import OptimizerState
 from nnet3py.train.parameter_update import Method
@@ -129,6 +131,31 @@ component-node name=softmax component=softmax input=last
 output-node name=output input=softmax objective=quadratic
 """
     cpu, device = trained(Network.from_config(config, 1), TrainerOptions(), [minibatch(seed) for seed in range(30)])
+    assert_alike(cpu.network, device.network, 1e-3)
+
+
+def test_masks_of_dropout_are_those_that_the_cpu_would_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [
+        f"{AFFINE} input-dim=15 output-dim=12",
+        "type=DropoutComponent dim=12 dropout-proportion=0.3",
+        "type=RectifiedLinearComponent dim=12",
+        "type=GeneralDropoutComponent dim=12 dropout-proportion=0.2 continuous=true",
+        "type=DropoutComponent dim=12 dropout-proportion=0.3 dropout-per-frame=true",
+        "type=DropoutComponent dim=12 dropout-proportion=0",
+        f"{AFFINE} input-dim=12 output-dim=3",
+    ]
+    drawn: list[int] = []
+    for kind in (DropoutComponent, GeneralDropoutComponent):
+
+        def mask(self: Any, layout: Layout, phase: Phase, random: Any, draw: Any = kind.mask) -> Any:
+            drawn.append(1)  # the two trainers take turns, and draw a minibatch's masks in the same order
+            number = len(drawn) - 8 * ((len(drawn) - 1) // 8)
+            own = np.random.default_rng([(len(drawn) - 1) // 8, (number - 1) % 4])
+            return draw(self, layout, phase, own)
+
+        monkeypatch.setattr(kind, "mask", mask)
+    cpu, device = trained(network_of(layers), TrainerOptions(), [minibatch(seed) for seed in range(30)])
+    assert len(drawn) == 30 * 4 * 2
     assert_alike(cpu.network, device.network, 1e-3)
 
 
