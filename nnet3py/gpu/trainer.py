@@ -107,7 +107,8 @@ class DeviceTrainer:
         self._runs: dict[_Form, int] = {}
         self._touched: dict[_Form, tuple[tuple[bool, ...], tuple[bool, ...]]] = {}
         self._graphs: dict[_Form, Any] = {}
-        self._recording = ops.on_device and self._device.recordable
+        updates_recordable = all(update.recordable for update in self.updates.values())
+        self._recording = ops.on_device and self._device.recordable and updates_recordable
         self._restored = OptimizerState() if state is None else state
         if state is not None:
             self._restore(state, state_must_fit)
@@ -212,12 +213,14 @@ class DeviceTrainer:
             draws.derivative, draws.repair,
         )  # fmt: skip
 
+        def prepare() -> None:
+            for component in self._masked:
+                component.draw(minibatch.request, draws.generator)
+
         def body() -> None:
             self._body(minibatch, inputs, labels, draws, form)
 
-        for component in self._masked:
-            component.draw(minibatch.request, draws.generator)
-        self._run(form, body)
+        self._run(form, prepare, body)
         used, renewed = self._touched[form]
         if any(renewed):
             self._last_renewal = self._renewal(renewed)
@@ -228,7 +231,9 @@ class DeviceTrainer:
             if was_used:
                 layer.count()
 
-    def _run(self, form: _Form, body: Callable[[], None]) -> None:
+    def _run(self, form: _Form, prepare: Callable[[], None], body: Callable[[], None]) -> None:
+        """Replay the step, or record it first, or start it piece by piece."""
+        prepare()
         graph = self._graphs.get(form)
         runs = self._runs.get(form, 0)
         if graph is None and self._recording and runs >= _EAGER and not any(layer.starting for layer in self._layers):
@@ -239,6 +244,7 @@ class DeviceTrainer:
                     f"A training step could not be recorded as a graph, and is started piece by piece: {problem}"
                 )
                 self._recording = False
+                prepare()
         if graph is not None:
             self.ops.replay(graph)
         else:

@@ -20,8 +20,7 @@ from nnet3py.train.parameter_update import Method, ParameterUpdate
 class DeviceUpdate:
     """The change of one component's parameters; ``delta``: its arrays on the device, by field.
 
-    ``renewing``: whether the estimates of layers that come new are renewed on this minibatch. ``on_host``: whether
-    anything was computed on the host, so that a step cannot be recorded.
+    ``renewing``: whether the estimates of layers that come new are renewed on this minibatch.
     """
 
     def __init__(self, ops: HostOperations, component: Component, method: Method, delta: dict[str, Array]) -> None:
@@ -29,7 +28,6 @@ class DeviceUpdate:
         self.learning_rate = component.learning_rate
         self.delta = delta
         self.renewing = False
-        self.on_host = False
         self.layers: dict[str, LayerEstimates] = {}
         self._host_delta = {field: np.zeros(array.shape, np.float32) for field, array in component.parameters().items()}
         self._host = ParameterUpdate(component, method, self._host_delta)
@@ -39,6 +37,11 @@ class DeviceUpdate:
     def method(self) -> Method:
         """How gradients become steps, for this component."""
         return self._host.method
+
+    @property
+    def recordable(self) -> bool:
+        """Whether affine layers are updated on the device, so that a step can be recorded."""
+        return self.method is not Method.SIMPLE
 
     def restore(self, estimates: dict[tuple[str, str], NaturalGradientState], name: str, must_fit: bool) -> None:
         """As :meth:`ParameterUpdate.restore`."""
@@ -100,12 +103,10 @@ class DeviceUpdate:
 
     def add_vector(self, field: str, rows: Array) -> None:
         """Add the sum of ``rows``, preconditioned, to a vector field."""
-        self.on_host = True
         self._host.add_vector(field, self.ops.download(rows))
         self._take_host_delta()
 
     def _by_host(self, add: Any, *arrays: Array, **names: Any) -> None:
-        self.on_host = True
         add(*(self.ops.download(array) for array in arrays), **names)
         self._take_host_delta()
 

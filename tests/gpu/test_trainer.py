@@ -210,6 +210,73 @@ def test_a_minibatch_whose_derivatives_overflow_changes_nothing() -> None:
     assert all(component.has_finite_statistics() for component in device.network.components.values())
 
 
+class Recording(HostOperations):
+    """Records a step by keeping what starts it; sends under one key always to the same place, as recorded steps do."""
+
+    on_device = True
+
+    def __init__(self, fails: bool = False) -> None:
+        self.replays = 0
+        self.fails = fails
+        self._places: dict[Any, np.ndarray] = {}
+
+    def send(self, key: Any, array: np.ndarray) -> np.ndarray:
+        place = self._places.setdefault((key, array.shape, array.dtype.str), np.empty(array.shape, array.dtype))
+        place[...] = array
+        return place
+
+    def record(self, body: Any) -> Any:
+        if self.fails:
+            raise RuntimeError("no recording here")
+        return body
+
+    def replay(self, recorded: Any) -> None:
+        self.replays += 1
+        recorded()
+
+
+@pytest.mark.parametrize("kind", ["p-norm", "relu and batch normalisation"])
+def test_recorded_steps_are_the_steps_that_were_recorded(kind: str) -> None:
+    network = tiny_network() if kind == "p-norm" else network_of(LAYERS[kind])
+    operations, options = Recording(), TrainerOptions(momentum=0.3)
+    cpu, device = Trainer(network.copy(), options), DeviceTrainer(operations, network, options)
+    for seed in range(90):
+        cpu.train(minibatch(seed))
+        device.train(minibatch(seed))
+    device.finish()
+    assert operations.replays > 40
+    assert_alike(cpu.network, network, 1e-3)
+    expected, found = cpu.optimizer_state(), device.optimizer_state()
+    for name, estimates in expected.estimates.items():
+        for key, estimate in estimates.items():
+            assert found.estimates[name][key].minibatch == estimate.minibatch == 90
+    cpu.report()
+    device.report()
+    assert device.logs["output"].overall.average == pytest.approx(cpu.logs["output"].overall.average, rel=1e-4)
+
+
+def test_where_recording_fails_steps_are_started_piece_by_piece(capsys: pytest.CaptureFixture[str]) -> None:
+    layers = [*LAYERS["relu and batch normalisation"][:3], "type=DropoutComponent dim=12 dropout-proportion=0.2"]
+    network = network_of([*layers, f"{AFFINE} input-dim=12 output-dim=3"])
+    device = DeviceTrainer(Recording(fails=True), network, TrainerOptions())
+    for seed in range(40):
+        device.train(minibatch(seed))
+    device.finish()
+    assert capsys.readouterr().err.count("could not be recorded as a graph") == 1
+    assert device.minibatches == 40
+
+
+def test_what_the_host_computes_is_not_recorded() -> None:
+    for network, method in ((network_of(LAYERS["components that are computed on the host"]), Method.ONLINE),
+                            (tiny_network(), Method.SIMPLE)):  # fmt: skip
+        operations = Recording()
+        device = DeviceTrainer(operations, network, TrainerOptions(method=method))
+        for seed in range(40):
+            device.train(minibatch(seed))
+        device.finish()
+        assert operations.replays == 0
+
+
 def test_several_threads_are_for_cpus() -> None:
     with pytest.raises(UserError, match="--num-threads above 1 is for CPUs"):
         DeviceTrainer(HostOperations(), tiny_network(), replace(TrainerOptions(), num_threads=2))
