@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from nnet3py.gpu.operations import Array, HostOperations, Labels
-from nnet3py.gpu.update import DeviceUpdate, HostSideUpdate
 from nnet3py.nnet.affine import AffineComponent, LinearComponent
 from nnet3py.nnet.batch_norm import BatchNormComponent
 from nnet3py.nnet.component import Component, Layout, Phase
@@ -51,7 +50,7 @@ class Draws:
 
 
 class DeviceComponent(Component):
-    """Stands for ``host``; ``parameters_on_device`` are its parameters, by field."""
+    """Stands for ``host``; ``parameters`` are its parameters on the device, by field."""
 
     recordable = True
     """Whether a pass can be recorded and replayed: nothing in it depends on numbers that only the host knows."""
@@ -425,8 +424,7 @@ class OnHost(DeviceComponent):
         self.host.accumulate_statistics(memo)
 
     def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
-        of_host = HostSideUpdate(update) if isinstance(update, DeviceUpdate) else update
-        dx = self.host.backprop(memo, self.ops.download(dy), layout, of_host, want_dx)
+        dx = self.host.backprop(memo, self.ops.download(dy), layout, update, want_dx)
         return None if dx is None else self.ops.upload(dx)
 
 

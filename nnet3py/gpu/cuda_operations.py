@@ -33,7 +33,7 @@ _MODULES = ("elementwise", "columns", "rows", "objective", "change", "natural_gr
 
 def kernel_source(module: str) -> str:
     """The CUDA source of a module of kernels, complete."""
-    return (_SOURCES / "reduce.h").read_text() + (_SOURCES / f"{module}.cu").read_text()
+    return "".join(path.read_text() for path in (*sorted(_SOURCES.glob("*.h")), _SOURCES / f"{module}.cu"))
 
 
 def kernels_of(source: str) -> list[tuple[str, str]]:
@@ -472,9 +472,9 @@ class CudaOperations(HostOperations):
         )  # fmt: skip
 
     def estimate_table(self, estimates: Sequence[Estimate]) -> Any:
-        on_device = [
-            e for e in estimates if e.rank <= _MOST_RANK and _jacobi_bytes(e.rank) <= self._shared_limit - 1024
-        ]
+        largest = max(e.rank for e in estimates)
+        if largest > _MOST_RANK or _jacobi_bytes(largest) > self._shared_limit - 1024:
+            raise UserError(f"A rank of natural gradient of {largest} is too large for this GPU: give --use-gpu=no.")
         pointers = [
             [
                 int(self._pointer(array))
@@ -482,13 +482,10 @@ class CudaOperations(HostOperations):
                     e.W, e.ones, e.J, e.J_ones, e.K, e.L, e.gram, e.d, e.rho, e.A, e.coefficients, e.squared_norm,
                 )
             ]
-            for e in on_device
+            for e in estimates
         ]  # fmt: skip
-        integers = [[e.rank, e.W.shape[1], e.L.strides[0] // 4, e.num_rows] for e in on_device]
-        numbers = [[e.alpha, e.eta] for e in on_device]
-        if len(on_device) < len(estimates):
-            largest = max(e.rank for e in estimates)
-            raise UserError(f"A rank of natural gradient of {largest} is too large for this GPU: give --use-gpu=no.")
+        integers = [[e.rank, e.W.shape[1], e.L.strides[0] // 4, e.num_rows] for e in estimates]
+        numbers = [[e.alpha, e.eta] for e in estimates]
         slices = [-(-e.W.shape[1] // _SLICE) for e in estimates]
         first_part = np.cumsum([0, *(n * e.rank**2 for n, e in zip(slices, estimates, strict=True))])
         return (

@@ -84,4 +84,4 @@ def _opened(use_gpu: str, precision: str) -> HostOperations | None:
 
 def _is_taken(problem: str) -> bool:
     """Whether another process having the device is what is wrong: exclusive mode, or no memory left."""
-    return any(word in problem.lower() for word in ("busy", "unavailable", "memory"))
+    return any(word in problem.lower() for word in ("busy", "unavailable", "out of memory"))

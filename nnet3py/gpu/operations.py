@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nnet3py.train.natural_gradient import NaturalGradientState, updated_state
+from nnet3py.train.natural_gradient import NaturalGradientState, forgetting_weight, updated_state
 
 Array = Any
 NONLINEARITIES = ("relu", "sigmoid", "tanh")
@@ -61,7 +61,7 @@ class Estimate:
     @property
     def eta(self) -> float:
         """η of (average) for the present number of rows."""
-        return min(0.9, 1.0 - math.exp(-self.num_rows / self.history))
+        return forgetting_weight(self.num_rows, self.history)
 
 
 @dataclass

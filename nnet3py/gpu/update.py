@@ -1,7 +1,8 @@
 """Where components on a device leave their change: :class:`nnet3py.nnet.component.Update` for all training methods.
 
 Counterpart of nnet3py.train.parameter_update. Affine layers by online natural gradient and by plain SGD are updated on
-the device; vectors, whole gradients and the simple natural gradient on the host, with the CPU's own code.
+the device; vectors, whole gradients and the simple natural gradient on the host, with the CPU's own code. Arrays that
+are added may be on either.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class DeviceUpdate:
             return self._by_host(self._host.add_outer_product, dy, x, linear=linear, bias=bias)
         if len(x) == 0:
             return None
+        dy, x = self._on_device(dy), self._on_device(x)
         if self.method is Method.SGD:
             with ops.aside(dy, x):
                 ops.product(self.delta[linear], dy, x, transpose_left=True, alpha=float(self.learning_rate), beta=1.0)
@@ -103,12 +105,15 @@ class DeviceUpdate:
 
     def add_vector(self, field: str, rows: Array) -> None:
         """Add the sum of ``rows``, preconditioned, to a vector field."""
-        self._host.add_vector(field, self.ops.download(rows))
-        self._take_host_delta()
+        self._by_host(lambda on_host: self._host.add_vector(field, on_host), rows)
 
     def _by_host(self, add: Any, *arrays: Array, **names: Any) -> None:
-        add(*(self.ops.download(array) for array in arrays), **names)
+        add(*(array if isinstance(array, np.ndarray) else self.ops.download(array) for array in arrays), **names)
         self._take_host_delta()
+
+    def _on_device(self, array: Array) -> Array:
+        """An array there; one of a component that is computed on the host is sent."""
+        return self.ops.upload(array) if self.ops.on_device and isinstance(array, np.ndarray) else array
 
     def _take_host_delta(self) -> None:
         """Add to the change what the host's code has added to its own; what is not finite spoils all of it."""
@@ -118,26 +123,3 @@ class DeviceUpdate:
             self.delta[field] += self.ops.upload(change)
             change.fill(0.0)
         self._host.finite = True
-
-
-class HostSideUpdate:
-    """What a component that is computed on the host sees of its :class:`DeviceUpdate`."""
-
-    def __init__(self, update: DeviceUpdate) -> None:
-        self._update = update
-        self.learning_rate = update.learning_rate
-        self.delta: dict[str, Array] = update.delta
-
-    def add_outer_product(self, dy: np.ndarray, x: np.ndarray, linear: str, bias: str | None) -> None:
-        """See :class:`nnet3py.nnet.component.Update`."""
-        up = self._update.ops.upload
-        self._update.add_outer_product(up(dy), up(x), linear, bias)
-
-    def add_gradient(self, gradient: np.ndarray, bias_gradient: np.ndarray, linear: str, bias: str) -> None:
-        """See :class:`nnet3py.nnet.component.Update`."""
-        up = self._update.ops.upload
-        self._update.add_gradient(up(gradient), up(bias_gradient), linear, bias)
-
-    def add_vector(self, field: str, rows: np.ndarray) -> None:
-        """See :class:`nnet3py.nnet.component.Update`."""
-        self._update.add_vector(field, self._update.ops.upload(rows))

@@ -36,11 +36,11 @@ def turn_on(num_parameters: int) -> None:
         UserError: the variable has another value, or wants Numba, which is not installed.
     """
     global _compiled
+    turn_off()
     choice = os.environ.get(VARIABLE) or "auto"
     if choice not in _CHOICES:
         raise UserError(f"The environment variable {VARIABLE} is {choice!r}; expected {', '.join(_CHOICES)}.")
     if choice == "numpy" or (choice == "auto" and num_parameters < _WORTH_IT):
-        turn_off()
         return
     if importlib.util.find_spec("numba") is None:
         if choice == "numba":

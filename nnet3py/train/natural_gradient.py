@@ -238,7 +238,7 @@ class OnlineNaturalGradient:
         """η of (average)."""
         if self.num_minibatches_history > 0.0:
             return 1.0 / self.num_minibatches_history
-        return min(0.9, 1.0 - math.exp(-num_rows / self.num_samples_history))
+        return forgetting_weight(num_rows, self.num_samples_history)
 
     def _e(self, d: Array, rho: float, dim: int) -> Array:
         return smoothed_inverse_diagonal(d, rho, dim, self.alpha)
@@ -310,6 +310,11 @@ def is_update_due(minibatch: int, update_period: int) -> bool:
     """Whether the estimate is to be updated on this minibatch, counted from 0."""
     past_start = minibatch - _NUM_INITIAL_UPDATES
     return past_start <= 0 or past_start % update_period == 0
+
+
+def forgetting_weight(num_rows: int, num_samples_history: float) -> float:
+    """η of (average)."""
+    return min(0.9, 1.0 - math.exp(-num_rows / num_samples_history))
 
 
 def smoothed_inverse_diagonal(d: Array, rho: float, dim: int, alpha: float) -> Array:

@@ -14,6 +14,7 @@ from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.gpu.operations import HostOperations
 from nnet3py.gpu.trainer import DeviceTrainer
+from nnet3py.gpu.update import DeviceUpdate
 from nnet3py.nnet.component import Layout, Phase
 from nnet3py.nnet.dropout import DropoutComponent, GeneralDropoutComponent
 from nnet3py.nnet.network import Network
@@ -275,6 +276,43 @@ def test_what_the_host_computes_is_not_recorded() -> None:
             device.train(minibatch(seed))
         device.finish()
         assert operations.replays == 0
+
+
+def test_arrays_of_the_host_are_sent_where_a_component_on_the_host_leaves_them() -> None:
+    class Elsewhere:
+        """An array on a device: not one of NumPy's."""
+
+        def __init__(self, array: np.ndarray) -> None:
+            self.array = array
+            self.shape = array.shape
+
+        def __len__(self) -> int:
+            return len(self.array)
+
+    class Device(HostOperations):
+        on_device = True
+
+        def __init__(self) -> None:
+            self.multiplied: list[type] = []
+
+        def upload(self, array: np.ndarray) -> Any:
+            return Elsewhere(array)
+
+        def product(self, out: Any, left: Any, right: Any, *_: Any, **__: Any) -> Any:
+            self.multiplied += [type(left), type(right)]
+
+        def column_sums(self, x: Any, sums: Any, squares: Any) -> None:
+            self.multiplied.append(type(x))
+            sums.fill(0.0)
+
+    component = tiny_network().components["affine2"]
+    delta = {field: np.zeros_like(array) for field, array in component.parameters().items()}
+    operations = Device()
+    update = DeviceUpdate(operations, component, Method.SGD, delta)
+    rows = np.ones((2, 3), np.float32), np.ones((2, 4), np.float32)
+    update.add_outer_product(*rows, "linear", "bias")
+    update.add_outer_product(Elsewhere(rows[0]), Elsewhere(rows[1]), "linear", None)
+    assert set(operations.multiplied) == {Elsewhere}
 
 
 def test_several_threads_are_for_cpus() -> None:

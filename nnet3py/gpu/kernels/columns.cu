@@ -69,11 +69,6 @@ extern "C" __global__ void __launch_bounds__(1024) repair(int kind, const float*
   }
 }
 
-__device__ inline float slope_for_statistics(int kind, float y) {
-  if (kind == 0) return y > 0.0f ? 1.0f : 0.0f;
-  return kind == 1 ? (1.0f - y) * y : 1.0f - y * y;
-}
-
 // Statistics of a nonlinearity: its values, and its slopes where there are any. Broken sums are not kept.
 extern "C" __global__ void __launch_bounds__(1024) add_statistics(int kind, const float* y, long long rows, int columns, double* value_sum,
                                           double* deriv_sum, double* counters) {
@@ -86,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(1024) add_statistics(int kind, cons
     for (long long row = lane; row < rows; row += 32) {
       float number = y[row * columns + at];
       value += number;
-      if (kind >= 0) slope += slope_for_statistics(kind, number);
+      if (kind >= 0) slope += slope_of(kind, number);
     }
   values[lane][column] = value;
   slopes[lane][column] = slope;

@@ -1,10 +1,4 @@
 // What is done to each number by itself: nonlinearities and their derivatives, bias, scales.
-// Kinds of nonlinearity: 0 rectified linear, 1 sigmoid, 2 hyperbolic tangent.
-
-__device__ inline float slope_of(int kind, float y) {
-  if (kind == 0) return y > 0.0f ? 1.0f : 0.0f;
-  return kind == 1 ? (1.0f - y) * y : 1.0f - y * y;
-}
 
 extern "C" __global__ void activate(int kind, const float* x, float* y, long long count) {
   long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
