@@ -105,7 +105,8 @@ def encode(matrix: GeneralMatrix) -> bytes:
     if isinstance(matrix, SparseMatrix):
         return _encode_sparse(matrix)
     if isinstance(matrix, np.ndarray) and matrix.dtype == np.float32:
-        return b"FM " + _FULL_HEADER.pack(4, matrix.shape[0], 4, matrix.shape[1]) + matrix.tobytes()
+        head = _FULL_HEADER.pack(4, matrix.shape[0], 4, matrix.shape[1])
+        return b"".join((b"FM ", head, np.ascontiguousarray(matrix).data.cast("B") if matrix.size else b""))
     memory = io.BytesIO()
     write_general_matrix(Sink(memory, "example"), matrix, True)
     return memory.getvalue()

@@ -51,13 +51,17 @@ class MinibatchSizes:
             raise UserError(f"Invalid --minibatch-size={text} (repeated example-sizes).")
         return cls(tuple(rules))
 
-    def minibatch_size(self, example_size: int, available: int, input_ended: bool) -> int:
-        """How many of ``available`` examples to merge now; 0 for none."""
-        _, ranges = min(self.rules, key=lambda rule: abs(example_size - rule[0]))
-        if not input_ended:
-            largest = max(last for _, last in ranges)
-            return largest if largest <= available else 0
+    def largest(self, example_size: int) -> int:
+        """How many examples are merged as long as there is more input."""
+        return max(last for _, last in self._ranges(example_size))
+
+    def of_rest(self, example_size: int, available: int) -> int:
+        """How many of the ``available`` examples to merge when the input has ended; 0 for none."""
+        ranges = self._ranges(example_size)
         return max((min(last, available) for first, last in ranges if available >= first), default=0)
+
+    def _ranges(self, example_size: int) -> Ranges:
+        return min(self.rules, key=lambda rule: abs(example_size - rule[0]))[1]
 
 
 def _parse_ranges(text: str, whole: str) -> Ranges:
@@ -100,15 +104,14 @@ def merge_examples(examples: Sequence[Example], compress: bool = False) -> Examp
 
 def _merge_alike(examples: Sequence[Example]) -> Example | None:
     """Examples of one structure merged on their bytes; None if their matrices are not of one form."""
-    ios = [example.encoded_ios() for example in examples]
-    stride = int(ios[0][0].indexes[:, 0].max(initial=0)) + 1
+    first = examples[0].encoded_ios()
+    stride = int(first[0].indexes[:, 0].max(initial=0)) + 1
     merged = []
-    for same in zip(*ios, strict=True):
-        matrix = encoded_matrix.append([part.matrix for part in same])
+    for part, *matrices in zip(first, *(example.encoded_matrices() for example in examples), strict=True):
+        matrix = encoded_matrix.append(matrices)
         if matrix is None:
             return None
-        indexes = _repeated(same[0].indexes.tobytes(), len(examples), stride)
-        merged.append(EncodedIo(same[0].name, indexes, matrix))
+        merged.append(EncodedIo(part.name, _repeated(part.indexes.tobytes(), len(examples), stride), matrix))
     return Example.from_encoded_ios(sorted(merged, key=lambda part: part.name))
 
 
@@ -171,6 +174,7 @@ class ExampleMerger:
         self._waiting: dict[Structure, list[Example]] = {}
         self._counts: dict[Structure, _Counts] = {}
         self._example_sizes: dict[Structure, int] = {}
+        self._enough: dict[Structure, int] = {}
         self.num_written = 0
         self.num_discarded = 0
 
@@ -182,10 +186,11 @@ class ExampleMerger:
             raise UserError(f"Cannot merge the example {key!r}: {problem}.") from None
         examples = self._waiting.setdefault(structure, [])
         examples.append(example)
-        size = self._example_sizes.get(structure)
-        if size is None:
+        enough = self._enough.get(structure)
+        if enough is None:
             size = self._example_sizes[structure] = example.size
-        if self._sizes.minibatch_size(size, len(examples), input_ended=False):
+            enough = self._enough[structure] = self._sizes.largest(size)
+        if len(examples) >= enough:
             del self._waiting[structure]
             self._write_minibatch(structure, examples)
 
@@ -194,7 +199,7 @@ class ExampleMerger:
         # Kaldi goes through a hash table here, in which the newest entry normally comes first.
         for structure, examples in reversed(self._waiting.items()):
             while examples:
-                size = self._sizes.minibatch_size(self._example_sizes[structure], len(examples), input_ended=True)
+                size = self._sizes.of_rest(self._example_sizes[structure], len(examples))
                 if not size:
                     break
                 self._write_minibatch(structure, examples[:size])

@@ -149,15 +149,32 @@ def _uint16_to_float(
 
 
 def _expand_percentiles(
-    min_value: np.float32, extent: np.float32, headers: NDArray[np.uint16], data: NDArray[np.uint8]
+    min_value: np.float32 | Float32, extent: np.float32 | Float32, headers: NDArray[np.uint16], data: NDArray[np.uint8]
 ) -> Float32:
-    """Interpolate between the columns' percentiles: bytes of the form CM to float32."""
+    """Interpolate between the columns' percentiles: bytes of the form CM to float32.
+
+    Kaldi adds in double precision and rounds to float32 at last. Where a byte is divided by a power of two, one addition
+    in single precision gives the same number, as long as the range is above 1e-30: the sum of two float32 numbers is
+    exact in double precision, or the smaller is of no consequence.
+    """
     with np.errstate(all="ignore"):
-        p0, p25, p75, p100 = _uint16_to_float(min_value, extent, headers).T
-        low = p0.astype(np.float64) + ((p25 - p0) * _offset(data, 0)).astype(np.float64) / 64.0
-        middle = p25.astype(np.float64) + ((p75 - p25) * _offset(data, 64)).astype(np.float64) / 128.0
-        high = _add_over_63(p75.astype(np.float64), (p100 - p75) * _offset(data, 192))
-        return np.where(data <= 64, low, np.where(data <= 192, middle, high)).astype(np.float32)
+        p0, p25, p75, p100 = _uint16_to_float(min_value, extent, headers).T[:, :, None]
+        columns = np.ascontiguousarray(data.T)  # one after the other, as they lie in files
+        counts = columns.astype(np.float32)
+        low = counts * (p25 - p0)
+        low *= np.float32(1 / 64)
+        low += p0
+        values = counts - np.float32(64)
+        values *= p75 - p25
+        values *= np.float32(1 / 128)
+        values += p25
+        np.putmask(values, columns <= 64, low)  # a third of the time of copyto
+        high = np.flatnonzero(columns > 192)
+        of_column = high // max(1, columns.shape[1])
+        above = counts.ravel()[high] - np.float32(192)
+        above *= (p100 - p75).ravel()[of_column]
+        values.ravel()[high] = _add_over_63(p75.ravel()[of_column].astype(np.float64), above)
+        return values.T
 
 
 def _add_over_63(start: NDArray[np.float64], count: Float32) -> NDArray[np.float64]:
@@ -167,10 +184,6 @@ def _add_over_63(start: NDArray[np.float64], count: Float32) -> NDArray[np.float
     part = larger - start
     lost = (start - (larger - part)) + (exact * _OVER_63_HIGH - part)
     return larger + (lost + exact * _OVER_63_LOW)
-
-
-def _offset(data: NDArray[np.uint8], first: int) -> Float32:
-    return data.astype(np.float32) - np.float32(first)
 
 
 @dataclass(frozen=True)

@@ -29,22 +29,22 @@ def _example(number: int, rows: int = 10, method: int | None = None, dim: int = 
 
 def test_a_rule_of_one_size() -> None:
     sizes = MinibatchSizes.parse("32")
-    assert [sizes.minibatch_size(10, n, False) for n in (31, 32, 40)] == [0, 32, 32]
-    assert [sizes.minibatch_size(10, n, True) for n in (31, 32, 40)] == [0, 32, 32]
+    assert sizes.largest(10) == 32
+    assert [sizes.of_rest(10, n) for n in (31, 32, 40)] == [0, 32, 32]
 
 
 def test_ranges_count_when_the_input_has_ended() -> None:
     sizes = MinibatchSizes.parse("16:32,64")
-    assert [sizes.minibatch_size(10, n, False) for n in (32, 63, 64)] == [0, 0, 64]
-    found = {n: sizes.minibatch_size(10, n, True) for n in (128, 64, 63, 31, 16, 15)}
+    assert sizes.largest(10) == 64
+    found = {n: sizes.of_rest(10, n) for n in (128, 64, 63, 31, 16, 15)}
     assert found == {128: 64, 64: 64, 63: 32, 31: 31, 16: 16, 15: 0}
 
 
 def test_examples_go_by_the_rule_of_the_nearest_size() -> None:
     sizes = MinibatchSizes.parse("128=64,32/256=16")
-    assert sizes.minibatch_size(100, 64, False) == 64
-    assert sizes.minibatch_size(200, 64, False) == 16
-    assert sizes.minibatch_size(192, 64, False) == 64  # in the middle the first one counts
+    assert sizes.largest(100) == 64
+    assert sizes.largest(200) == 16
+    assert sizes.largest(192) == 64  # in the middle the first one counts
 
 
 @pytest.mark.parametrize(
