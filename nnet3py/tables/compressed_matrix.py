@@ -153,9 +153,9 @@ def _expand_percentiles(
 ) -> Float32:
     """Interpolate between the columns' percentiles: bytes of the form CM to float32.
 
-    Kaldi adds in double precision and rounds to float32 at last. Where a byte is divided by a power of two, one addition
-    in single precision gives the same number, as long as the range is above 1e-30: the sum of two float32 numbers is
-    exact in double precision, or the smaller is of no consequence.
+    Kaldi adds in double precision and rounds to float32 at last. Where a byte is divided by a power of two, one
+    addition in single precision gives the same number, as long as the range is above 1e-30: the sum of two float32
+    numbers is exact in double precision, or the smaller is of no consequence.
     """
     with np.errstate(all="ignore"):
         p0, p25, p75, p100 = _uint16_to_float(min_value, extent, headers).T[:, :, None]
