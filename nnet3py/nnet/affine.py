@@ -25,6 +25,7 @@ from nnet3py.nnet.component import (
     UpdatableComponent,
     Update,
 )
+from nnet3py.nnet.in_place import affine
 from nnet3py.nnet.parameter_file import read_matrix_file
 from nnet3py.nnet.summary import describe_matrix, describe_vector
 
@@ -115,9 +116,7 @@ class AffineComponent(UpdatableComponent):
             )
 
     def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
-        y = np.dot(x, self.linear.T)
-        y += self.bias
-        return y, x
+        return affine(x, self.linear, self.bias), x
 
     def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
         dx = np.dot(dy, self.linear) if want_dx else None

@@ -12,6 +12,7 @@ import numpy as np
 from nnet3py.errors import UserError
 from nnet3py.nnet.affine import normal
 from nnet3py.nnet.component import Array, Component, Field, Kind, Layout, Phase, Random, Update
+from nnet3py.nnet.in_place import affine
 from nnet3py.nnet.parameter_file import read_matrix_file, read_vector_file
 from nnet3py.nnet.summary import describe_matrix, describe_vector
 
@@ -58,9 +59,7 @@ class FixedAffineComponent(Component):
             )
 
     def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
-        y = np.dot(x, self.linear.T)
-        y += self.bias
-        return y, None
+        return affine(x, self.linear, self.bias), None
 
     def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
         return np.dot(dy, self.linear) if want_dx else None

@@ -25,6 +25,7 @@ from nnet3py.nnet.component import (
     UpdatableComponent,
     Update,
 )
+from nnet3py.nnet.in_place import affine
 from nnet3py.nnet.rows import RowSelection
 from nnet3py.nnet.summary import describe_matrix, describe_vector
 
@@ -124,10 +125,9 @@ class TdnnComponent(UpdatableComponent):
         blocks = spliced.reshape(len(layout.output_times), layout.num_sequences, -1)
         for k, selection in enumerate(self._selections(layout)):
             blocks[:, :, k * dim : (k + 1) * dim] = selection.blocks(x)
-        y = np.dot(spliced, self.linear.T)
         if self.bias.size:
-            y += self.bias
-        return y, spliced
+            return affine(spliced, self.linear, self.bias), spliced
+        return np.dot(spliced, self.linear.T), spliced
 
     def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
         dx = self._input_derivative(dy, layout) if want_dx else None

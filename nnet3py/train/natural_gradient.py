@@ -353,9 +353,10 @@ def updated_state(
     A = (eta / num_rows) * (sqrt_new_e / sqrt_c)[:, None] * U.T * inverse_sqrt_e  # (new W)
     J += ((1.0 - eta) * num_rows / eta * (d + rho)).astype(np.float32)[:, None] * state.W
     W = A.astype(np.float32) @ J
-    if ill_conditioned:
-        W = reorthogonalised(W, sqrt_new_e)
     gram = W @ W.T
+    if ill_conditioned and not _is_orthonormal(gram, sqrt_new_e):
+        W = reorthogonalised(W, sqrt_new_e)
+        gram = W @ W.T
     if not (np.isfinite(gram).all() and math.isfinite(new_rho)):
         return state
     return NaturalGradientState(W, new_d, float(new_rho), gram, state.minibatch)
@@ -381,6 +382,13 @@ def _power_scatter(eta: float, num_rows: int, d_rho: Array, inverse_sqrt_e: Arra
     Z += eta / num_rows * (1.0 - eta) * (cross + cross.T)
     Z[np.diag_indices_from(Z)] += (1.0 - eta) ** 2 * d_rho**2
     return 0.5 * (Z + Z.T)
+
+
+def _is_orthonormal(gram: Array, sqrt_e: Array) -> bool:
+    """Whether the rows of R = E^-½ W are nearly orthonormal, from W Wᵀ. Without meaning where that is not finite."""
+    with np.errstate(all="ignore"):
+        products = gram / np.outer(sqrt_e, sqrt_e)
+        return bool(np.abs(products - np.eye(len(gram))).max() <= _ORTHOGONALITY_TOLERANCE)
 
 
 def reorthogonalised(W: Array, sqrt_e: Array) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array, Component, NaturalGradientOptions
-from nnet3py.train.in_place import add_product
+from nnet3py.nnet.in_place import add_product
 from nnet3py.train.natural_gradient import (
     NaturalGradientState,
     OnlineNaturalGradient,
@@ -88,7 +88,7 @@ class ParameterUpdate:
     def add_outer_product(self, dy: Array, x: Array, linear: str, bias: str | None) -> None:
         """Add ``learning_rate * dyᵀ [x 1]``, preconditioned; see :class:`nnet3py.nnet.component.Update`."""
         if self.method is Method.SGD:
-            add_product(self.delta[linear], self.learning_rate, dy, x)
+            add_product(self.delta[linear], self.learning_rate, dy.T, x)
             if bias is not None:
                 self.delta[bias] += self.learning_rate * dy.sum(axis=0)
         elif self.method is Method.SIMPLE:
@@ -172,7 +172,7 @@ class ParameterUpdate:
         if len(dy) and (np.isnan(y_hat[0, 0]) or np.isnan(x_hat[0, 0])):
             self.finite = False
             return
-        add_product(self.delta[linear], self.learning_rate, y_hat, x_hat[:, :columns])
+        add_product(self.delta[linear], self.learning_rate, y_hat.T, x_hat[:, :columns])
         if bias is not None:
             self.delta[bias] += np.float32(self.learning_rate) * (x_hat[:, columns] @ y_hat)
 
@@ -199,7 +199,7 @@ class ParameterUpdate:
             assert W is not None
             parts.append((-step, W, H.T @ x_hat, None if ones_hat is None else ones_hat @ H))
         for factor, left, right, right_ones in parts:
-            add_product(self.delta[linear], factor, left, right)
+            add_product(self.delta[linear], factor, left.T, right)
             if bias is not None:
                 self.delta[bias] += np.float32(factor) * (right_ones @ left)
 

@@ -31,9 +31,9 @@ from nnet3py.nnet.arithmetic import add_statistics, scale_component
 from nnet3py.nnet.batch_norm import BatchNormComponent
 from nnet3py.nnet.component import Array, Component, Phase
 from nnet3py.nnet.computation import ComputationCache
+from nnet3py.nnet.in_place import add_scaled
 from nnet3py.nnet.network import Network
 from nnet3py.seed import not_negative
-from nnet3py.train.in_place import add_scaled
 from nnet3py.train.max_change import MaxChangeCounts, limited_scales
 from nnet3py.train.objective import objective
 from nnet3py.train.objective_log import ObjectiveLog

@@ -86,29 +86,54 @@ def add_scaled(target: Array, factor: float, addend: Array) -> None:
         target += target.dtype.type(factor) * addend
 
 
-def add_product(delta: Array, factor: float, left: Array, right: Array) -> None:
-    """``delta += factor * leftᵀ right`` in one BLAS call: left (N, p), right (N, q), delta (p, q) float32."""
-    arrays = (delta, left, right)
-    if _sgemm is None or not all(a.flags.c_contiguous and a.dtype == np.float32 for a in arrays):
-        delta += np.float32(factor) * (left.T @ right)
-    elif delta.size and len(left):
-        # BLAS counts columns first: to it these arrays are their transposes, and deltaᵀ += factor rightᵀ left.
-        assert delta.shape == (left.shape[1], right.shape[1])
-        assert len(left) == len(right)
-        p, q, rows = _integer(left.shape[1]), _integer(right.shape[1]), _integer(len(left))
-        scale = c_float(factor)
-        _sgemm(
-            byref(_PLAIN),
-            byref(_TRANSPOSED),
-            byref(q),
-            byref(p),
-            byref(rows),
-            byref(scale),
-            c_void_p(right.ctypes.data),
-            byref(q),
-            c_void_p(left.ctypes.data),
-            byref(p),
-            byref(_UNIT),
-            c_void_p(delta.ctypes.data),
-            byref(q),
-        )
+def add_product(out: Array, factor: float, left: Array, right: Array) -> None:
+    """``out += factor * left right`` in one BLAS call, for float32 arrays whose rows or columns are contiguous."""
+    assert out.shape == (left.shape[0], right.shape[1])
+    assert left.shape[1] == right.shape[0]
+    if not (out.size and left.shape[1]):
+        return
+    places = [_place(array) for array in (right, left, out)]
+    if _sgemm is None or None in places or places[2][0] is _TRANSPOSED:  # type: ignore[index]
+        out += np.float32(factor) * (left @ right)
+        return
+    # BLAS counts columns first: to it these arrays are their transposes, and outᵀ += factor rightᵀ leftᵀ.
+    (right_form, right_rows), (left_form, left_rows), (_, out_rows) = places  # type: ignore[misc]
+    rows, columns, inner = _integer(out.shape[0]), _integer(out.shape[1]), _integer(left.shape[1])
+    scale = c_float(factor)
+    _sgemm(
+        byref(right_form),
+        byref(left_form),
+        byref(columns),
+        byref(rows),
+        byref(inner),
+        byref(scale),
+        c_void_p(right.ctypes.data),
+        byref(right_rows),
+        c_void_p(left.ctypes.data),
+        byref(left_rows),
+        byref(_UNIT),
+        c_void_p(out.ctypes.data),
+        byref(out_rows),
+    )
+
+
+def affine(x: Array, linear: Array, bias: Array) -> Array:
+    """``x linearᵀ + bias`` (rows, output dim): the product is added to rows that have the bias already."""
+    y = np.empty((len(x), len(linear)), x.dtype)
+    y[...] = bias
+    add_product(y, 1.0, x, linear.T)
+    return y
+
+
+def _place(array: Array) -> tuple[c_char, Any] | None:
+    """Whether BLAS is to take a matrix as it is or transposed, and the distance of rows in memory; None for neither."""
+    if array.dtype != np.float32:
+        return None
+    for form, strides, shape in (
+        (_PLAIN, array.strides, array.shape),
+        (_TRANSPOSED, array.strides[::-1], array.shape[::-1]),
+    ):
+        distance, rest = divmod(strides[0], 4) if shape[0] > 1 else (shape[1], 0)
+        if rest == 0 and distance >= shape[1] and (strides[1] == 4 or shape[1] == 1):
+            return form, _integer(max(1, distance))
+    return None
