@@ -96,6 +96,16 @@ def softmaxes(ops: HostOperations, random: np.random.Generator) -> list[Any]:
 
 
 @check
+def columns(ops: HostOperations, random: np.random.Generator) -> list[Any]:
+    """Sums of groups of columns, and columns in another order."""
+    x = ops.upload(normal(random, 37, 301))
+    sizes = random.multinomial(301 - 40, np.ones(40) / 40) + 1
+    starts = ops.upload(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
+    chosen = ops.upload(random.integers(0, 301, 450).astype(np.int32))
+    return [ops.sum_groups(x, starts), ops.take_columns(x, chosen)]
+
+
+@check
 def group_norms(ops: HostOperations, random: np.random.Generator) -> list[Any]:
     found = []
     for rows, groups, size in ((9, 40, 5), (300, 7, 10), (1, 1, 3)):
@@ -180,7 +190,7 @@ def changes(ops: HostOperations, random: np.random.Generator) -> list[Any]:
 def _natural_gradient(ops: HostOperations, random: np.random.Generator, spread: float, minibatches: int) -> list[Any]:
     found = []
     options = NaturalGradientOptions(rank_in=6, rank_out=9)
-    sizes = ((40, 30, True), (35, 1, True), (1, 50, False), (50, 37, False))
+    sizes = ((40, 30, True), (35, 1, True), (1, 50, False), (50, 37, False), (45, 1, False))
     layers = [LayerEstimates(ops, options, outputs, inputs, bias, {}) for outputs, inputs, bias in sizes]
     deltas = [(ops.zeros((outputs, inputs)), ops.zeros(outputs)) for outputs, inputs, _ in sizes]
     mixtures = [(normal(random, o, o), normal(random, i, i)) for o, i, _ in sizes]

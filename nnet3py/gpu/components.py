@@ -1,4 +1,4 @@
-"""Components on a device: those that training spends its time in, in the operations of nnet3py.gpu.operations.
+"""Components on a device, in the operations of nnet3py.gpu.operations.
 
 Each stands for a component of the network on the host, which stays the owner of what a model file has: parameters are
 views of one array of all (nnet3py.gpu.change), statistics are gathered on the device and given back by
@@ -7,6 +7,8 @@ views of one array of all (nnet3py.gpu.change), statistics are gathered on the d
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +18,19 @@ import numpy as np
 from nnet3py.gpu.operations import Array, HostOperations, Labels
 from nnet3py.nnet.affine import AffineComponent, LinearComponent
 from nnet3py.nnet.batch_norm import BatchNormComponent
+from nnet3py.nnet.block_affine import (
+    BlockAffineComponent,
+    NaturalGradientRepeatedAffineComponent,
+    RepeatedAffineComponent,
+)
 from nnet3py.nnet.component import Component, Layout, Phase
 from nnet3py.nnet.dropout import RandomComponent
-from nnet3py.nnet.fixed import FixedAffineComponent, FixedBiasComponent, FixedScaleComponent
+from nnet3py.nnet.fixed import FixedAffineComponent, FixedBiasComponent, FixedScaleComponent, PermuteComponent
 from nnet3py.nnet.no_op import NoOpComponent
 from nnet3py.nnet.nonlinear import (
     REPAIR_PROBABILITY,
     UNSET_THRESHOLD,
+    LogComponent,
     LogSoftmaxComponent,
     RectifiedLinearComponent,
     SigmoidComponent,
@@ -31,7 +39,10 @@ from nnet3py.nnet.nonlinear import (
 )
 from nnet3py.nnet.normalize import NormalizeComponent
 from nnet3py.nnet.pnorm import PnormComponent
+from nnet3py.nnet.product import ElementwiseProductComponent
 from nnet3py.nnet.rows import RowSelection
+from nnet3py.nnet.scale import PerElementOffsetComponent, PerElementScaleComponent, ScaleAndOffsetComponent
+from nnet3py.nnet.sum_group import SumBlockComponent, SumGroupComponent
 from nnet3py.nnet.tdnn import TdnnComponent
 
 
@@ -307,6 +318,21 @@ class Softmax(Nonlinear):
         self.ops.softmax_backward(y, dy, self.takes_log)
 
 
+class Log(Nonlinear):
+    """Logarithm of what is floored first."""
+
+    keeps_values = False
+    floor = np.float32(1.0e-20)
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        return self.ops.xp.log(self.ops.xp.maximum(x, self.floor)), (x, random)
+
+    def through(self, y: Array, dy: Array) -> None:
+        x = y  # of this component it is the input that is kept
+        dy /= self.ops.xp.maximum(x, self.floor)
+        dy *= x >= self.floor
+
+
 class LogSoftmax(Softmax):
     """Logarithm of the softmax of each row."""
 
@@ -405,6 +431,196 @@ class BatchNorm(DeviceComponent):
         return dy
 
 
+class RepeatedAffine(DeviceComponent):
+    """One affine transform of all blocks of the input: an affine layer with a row for each block."""
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        linear = self.arrays["linear"]
+        blocks = x.reshape(-1, linear.shape[1])
+        y = self.ops.empty((len(blocks), len(linear)))
+        self.ops.product(y, blocks, linear, transpose_right=True, bias=self.arrays["bias"])
+        return y.reshape(len(x), self.output_dim), blocks
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
+        linear = self.arrays["linear"]
+        blocks = dy.reshape(-1, len(linear))
+        if update is not None:
+            self._update(update, blocks, memo)
+        if not want_dx:
+            return None
+        dx = self.ops.product(self.ops.empty((len(blocks), linear.shape[1])), blocks, linear)
+        return dx.reshape(len(dy), self.input_dim)
+
+    def _update(self, update: Any, dy: Array, x: Array) -> None:
+        update.add_outer_product(dy, x, "linear", "bias")
+
+
+class NaturalGradientRepeatedAffine(RepeatedAffine):
+    """The same; what is preconditioned are the rows of the minibatch's gradient."""
+
+    def _update(self, update: Any, dy: Array, x: Array) -> None:
+        ops = self.ops
+        gradient, bias_gradient = ops.empty((dy.shape[1], x.shape[1])), ops.zeros(dy.shape[1])
+        ops.product(gradient, dy, x, transpose_left=True)
+        sums = ops.empty((ops.parts_of(len(dy)), dy.shape[1]))
+        ops.column_sums(dy, sums, None)
+        ops.add_sum_of_rows(bias_gradient, sums, 1.0)
+        update.add_gradient(gradient, bias_gradient, "linear", "bias")
+
+
+class BlockAffine(DeviceComponent):
+    """An affine transform for each block of the input, trained by plain gradients."""
+
+    def _blocks(self) -> list[tuple[slice, slice]]:
+        """The columns of each block of the input and of the output."""
+        count = self.host.num_blocks
+        widths = self.input_dim // count, self.output_dim // count
+        return [
+            (slice(n * widths[0], (n + 1) * widths[0]), slice(n * widths[1], (n + 1) * widths[1])) for n in range(count)
+        ]
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        y = self.ops.empty((len(x), self.output_dim))
+        for of_x, of_y in self._blocks():
+            self.ops.product(y[:, of_y], x[:, of_x], self.arrays["linear"][of_y], transpose_right=True)
+        self.ops.add_row(y, self.arrays["bias"])
+        return y, x
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
+        ops, x = self.ops, memo
+        dx = ops.empty((len(dy), self.input_dim)) if want_dx else None
+        if update is not None:
+            sums = ops.empty((ops.parts_of(len(dy)), self.output_dim))
+            ops.column_sums(dy, sums, None)
+            ops.add_sum_of_rows(update.delta["bias"], sums, update.learning_rate)
+        for of_x, of_y in self._blocks():
+            if dx is not None:
+                ops.product(dx[:, of_x], dy[:, of_y], self.arrays["linear"][of_y])
+            if update is not None:
+                ops.product(
+                    update.delta["linear"][of_y], dy[:, of_y], x[:, of_x], transpose_left=True,
+                    alpha=float(update.learning_rate), beta=1.0,
+                )  # fmt: skip
+        return dx
+
+
+class PerElementScale(DeviceComponent):
+    """A trained scale of each dimension."""
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        return x * self.arrays["scales"], x
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
+        if update is not None:
+            update.add_vector("scales", memo * dy)
+        return dy * self.arrays["scales"] if want_dx else None
+
+
+class PerElementOffset(DeviceComponent):
+    """A trained offset of each dimension, or of each of a block that is repeated."""
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        return (x.reshape(-1, self.host.block_dim) + self.arrays["offsets"]).reshape(x.shape), None
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
+        if update is not None:
+            rows = dy.reshape(-1, self.host.block_dim)
+            update.add_vector("offsets", rows.copy() if want_dx else rows)  # who gets dy writes into it
+        return dy if want_dx else None
+
+
+class ScaleAndOffset(DeviceComponent):
+    """A trained scale and offset of each dimension, or of each of a block that is repeated."""
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        scales, least, xp = self.arrays["scales"], np.finfo(np.float32).eps, self.ops.xp
+        away_from_zero = xp.where(scales >= 0.0, xp.maximum(scales, least), xp.minimum(scales, -least))
+        rows = x.reshape(-1, len(scales))
+        return (rows * away_from_zero + self.arrays["offsets"]).reshape(x.shape), rows
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
+        rows = dy.reshape(memo.shape)
+        if update is not None:
+            update.add_vector("offsets", rows)
+            update.add_vector("scales", memo * rows)
+        return (rows * self.arrays["scales"]).reshape(dy.shape) if want_dx else None
+
+
+class Permute(DeviceComponent):
+    """The columns in another order."""
+
+    def start(self) -> None:
+        columns = np.asarray(self.host.column_map, np.int32)
+        self.columns = self.ops.upload(columns)
+        self.back = self.ops.upload(np.argsort(columns).astype(np.int32))
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        return self.ops.take_columns(x, self.columns), None
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
+        return self.ops.take_columns(dy, self.back) if want_dx else None
+
+
+class SumGroup(DeviceComponent):
+    """Sums of groups of neighbouring inputs."""
+
+    def start(self) -> None:
+        sizes = np.asarray(self.host.sizes, np.int32)
+        self.starts = self.ops.upload(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
+        self.groups = self.ops.upload(np.arange(len(sizes), dtype=np.int32).repeat(sizes))
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        return self.ops.sum_groups(x, self.starts), None
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
+        return self.ops.take_columns(dy, self.groups) if want_dx else None
+
+
+class _OfParts(DeviceComponent):
+    """What takes the input as parts of the output's dimension, side by side."""
+
+    def parts(self, x: Array) -> list[Array]:
+        """Views of the parts."""
+        width = self.output_dim
+        return [x[:, first : first + width] for first in range(0, self.input_dim, width)]
+
+
+class SumBlock(_OfParts):
+    """The scaled sum of the parts."""
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        y, *others = self.parts(x)
+        y = y.copy()
+        for other in others:
+            y += other
+        y *= np.float32(self.host.scale)
+        return y, None
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
+        if not want_dx:
+            return None
+        dy *= np.float32(self.host.scale)
+        dx = self.ops.empty((len(dy), self.input_dim))
+        for part in self.parts(dx):
+            part[...] = dy
+        return dx
+
+
+class ElementwiseProduct(_OfParts):
+    """The product of the parts."""
+
+    def propagate(self, x: Array, layout: Layout, phase: Phase, random: Any = None) -> tuple[Array, Any]:
+        return functools.reduce(operator.mul, self.parts(x)), x
+
+    def backprop(self, memo: Any, dy: Array, layout: Layout, update: Any, want_dx: bool) -> Array | None:
+        if not want_dx:
+            return None
+        dx, parts = self.ops.empty(memo.shape), self.parts(memo)
+        for i, part in enumerate(self.parts(dx)):
+            part[...] = functools.reduce(operator.mul, [dy, *parts[:i], *parts[i + 1 :]])
+        return dx
+
+
 class OnHost(DeviceComponent):
     """A component that there is no version of for the device: its input comes to the host, its output goes back."""
 
@@ -475,6 +691,17 @@ _KINDS: tuple[tuple[type[Component], type[DeviceComponent]], ...] = (
     (NormalizeComponent, Normalize),
     (BatchNormComponent, BatchNorm),
     (RandomComponent, Masked),
+    (NaturalGradientRepeatedAffineComponent, NaturalGradientRepeatedAffine),
+    (RepeatedAffineComponent, RepeatedAffine),
+    (BlockAffineComponent, BlockAffine),
+    (PerElementScaleComponent, PerElementScale),
+    (PerElementOffsetComponent, PerElementOffset),
+    (ScaleAndOffsetComponent, ScaleAndOffset),
+    (PermuteComponent, Permute),
+    (SumGroupComponent, SumGroup),
+    (SumBlockComponent, SumBlock),
+    (ElementwiseProductComponent, ElementwiseProduct),
+    (LogComponent, Log),
 )
 
 

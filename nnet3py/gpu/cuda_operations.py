@@ -307,6 +307,18 @@ class CudaOperations(HostOperations):
         )
         return dx
 
+    # Columns
+
+    def sum_groups(self, x: Array, starts: Array) -> Array:
+        y = self.xp.empty((len(x), len(starts) - 1), np.float32)
+        self._each("sum_groups", y.size, x, y, starts, _uint(y.size), _uint(y.shape[1]), _uint(x.shape[1]))
+        return y
+
+    def take_columns(self, x: Array, columns: Array) -> Array:
+        y = self.xp.empty((len(x), len(columns)), np.float32)
+        self._each("take_columns", y.size, x, y, columns, _uint(y.size), _uint(y.shape[1]), _uint(x.shape[1]))
+        return y
+
     # Norms
 
     def pnorm(self, x: Array, num_groups: int) -> Array:

@@ -114,8 +114,11 @@ class LayerEstimates:
 
     def due(self) -> bool:
         """Whether the estimates are to be renewed on the minibatch at hand."""
-        period = self.options.update_period
-        return any(is_update_due(self.minibatches.get(side, 0), period) for side in ("in", "out"))
+        return any(is_update_due(count, self.options.update_period) for count in self._counts())
+
+    def _counts(self) -> list[int]:
+        """Minibatches that the sides which have an estimate have seen."""
+        return [self.minibatches.get(side, 0) for side in ("in", "out") if self.side(side).rank]
 
     def start(self, dy: Array, x: Array) -> None:
         """The estimates of a side that has none, from the first minibatch; computed on the host."""
@@ -182,7 +185,7 @@ class LayerEstimates:
     @property
     def starting(self) -> bool:
         """Whether these are the first minibatches, when estimates change much and are renewed every time."""
-        return any(is_update_due(self.minibatches.get(side, 0), _NEVER) for side in ("in", "out"))
+        return any(is_update_due(count, _NEVER) for count in self._counts())
 
     def count(self) -> None:
         """Another minibatch has been preconditioned."""

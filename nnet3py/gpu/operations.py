@@ -276,6 +276,17 @@ class HostOperations:
         dx[np.arange(len(y)), labels.classes] += labels.weights
         return dx
 
+    # Columns
+
+    def sum_groups(self, x: Array, starts: Array) -> Array:
+        """Sums of groups of neighbouring columns; ``starts`` int32: where each begins, and the number of columns."""
+        found: Array = np.add.reduceat(x, starts[:-1], axis=1)
+        return found
+
+    def take_columns(self, x: Array, columns: Array) -> Array:
+        """The chosen columns (int32) of ``x``, in the order chosen."""
+        return np.take(x, columns, axis=1)
+
     # Norms
 
     def pnorm(self, x: Array, num_groups: int) -> Array:

@@ -265,6 +265,8 @@ class DeviceTrainer:
         derivatives = {
             name: self._objective(name, outputs[name], minibatch, of, form, computation) for name, of in labels.items()
         }
+        for update in self.updates.values():
+            update.touched = False
         computation.backward(trace, derivatives, self.updates)
         ops.join()
         self._layers = [layer for update in self.updates.values() for layer in update.layers.values()]

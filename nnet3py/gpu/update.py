@@ -1,12 +1,18 @@
 """Where components on a device leave their change: :class:`nnet3py.nnet.component.Update` for all training methods.
 
-Counterpart of nnet3py.train.parameter_update. Affine layers by online natural gradient and by plain SGD are updated on
-the device; vectors, whole gradients and the simple natural gradient on the host, with the CPU's own code. Arrays that
-are added may be on either.
+Counterpart of nnet3py.train.parameter_update. Online natural gradient and plain SGD are computed on the device, the
+simple natural gradient on the host, with the CPU's own code. Arrays that are added may be on either.
+
+What is preconditioned on one side only takes the form of an affine layer, so that it is the same products and kernels:
+a vector's change ``s Σ ŷ`` is that of a layer with output derivatives ŷ and the input 1; a gradient whose rows are
+preconditioned, ``s X̂ = s Iᵀ X̂``, that of a layer with inputs X̂ and the rows of the identity for derivatives. The other
+side then has an estimate of rank 0.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +27,8 @@ from nnet3py.train.parameter_update import Method, ParameterUpdate
 class DeviceUpdate:
     """The change of one component's parameters; ``delta``: its arrays on the device, by field.
 
-    ``renewing``: whether the estimates of layers that come new are renewed on this minibatch.
+    ``renewing``: whether the estimates of layers that come new are renewed on this minibatch. ``touched``: whether
+    something was added in this step.
     """
 
     def __init__(self, ops: HostOperations, component: Component, method: Method, delta: dict[str, Array]) -> None:
@@ -29,10 +36,13 @@ class DeviceUpdate:
         self.learning_rate = component.learning_rate
         self.delta = delta
         self.renewing = False
+        self.touched = False
         self.layers: dict[str, LayerEstimates] = {}
         self._host_delta = {field: np.zeros(array.shape, np.float32) for field, array in component.parameters().items()}
         self._host = ParameterUpdate(component, method, self._host_delta)
         self._options = component.natural_gradient
+        self._sides: dict[str, dict[str, str]] = {}
+        self._constants: dict[int, Array] = {}
 
     @property
     def method(self) -> Method:
@@ -52,10 +62,10 @@ class DeviceUpdate:
         """As :meth:`ParameterUpdate.estimates`."""
         found = self._host.estimates()
         for field, layer in self.layers.items():
-            for side in ("in", "out"):
+            for side, name in self._sides[field].items():
                 state = layer.state(side)
                 if state is not None:
-                    found[side, field] = state
+                    found[name, field] = state
         return found
 
     def add_outer_product(self, dy: Array, x: Array, linear: str, bias: str | None) -> None:
@@ -67,45 +77,112 @@ class DeviceUpdate:
             return None
         dy, x = self._on_device(dy), self._on_device(x)
         if self.method is Method.SGD:
-            with ops.aside(dy, x):
+            with self._aside(dy, x):
                 ops.product(self.delta[linear], dy, x, transpose_left=True, alpha=float(self.learning_rate), beta=1.0)
                 if bias_delta is not None:
-                    sums = ops.empty((ops.parts_of(len(dy)), dy.shape[1]))
-                    ops.column_sums(dy, sums, None)
-                    ops.add_sum_of_rows(bias_delta, sums, self.learning_rate)
+                    self._add_sum(bias_delta, dy)
             return None
-        layer = self._layer(dy, x, linear, bias is not None)
-        with ops.aside(dy, x):
+        sizes = x.shape[1] + (bias is not None), dy.shape[1]
+        options = self._options
+        if options is None:
+            rank_in, rank_out = (min(most, max(1, size // 2)) for most, size in zip((20, 80), sizes, strict=True))
+            options = NaturalGradientOptions(rank_in=rank_in, rank_out=rank_out)
+        layer = self._layer(dy, x, linear, bias is not None, options, {"in": "in", "out": "out"})
+        with self._aside(dy, x):
             layer.add(self.delta[linear], bias_delta, dy, x, self.learning_rate)
         return None
 
-    def _layer(self, dy: Array, x: Array, linear: str, has_bias: bool) -> LayerEstimates:
-        layer = self.layers.get(linear)
+    def _aside(self, *arrays: Array) -> AbstractContextManager[None]:
+        """Beside what follows, but after what this object has started before: they share their memory."""
+        if self.touched:
+            self.ops.join()
+        self.touched = True
+        return self.ops.aside(*arrays)
+
+    def _add_sum(self, delta: Array, rows: Array) -> None:
+        sums = self.ops.empty((self.ops.parts_of(len(rows)), rows.shape[1]))
+        self.ops.column_sums(rows, sums, None)
+        self.ops.add_sum_of_rows(delta, sums, self.learning_rate)
+
+    def _layer(
+        self,
+        dy: Array,
+        x: Array,
+        field: str,
+        has_bias: bool,
+        options: NaturalGradientOptions,
+        sides: dict[str, str],
+    ) -> LayerEstimates:
+        """The estimates of a field. ``sides``: which of the two have one, and what the CPU calls it."""
+        layer = self.layers.get(field)
         if layer is None:
-            options = self._options
             sizes = {"in": x.shape[1] + has_bias, "out": dy.shape[1]}
-            if options is None:
-                half_in, half_out = max(1, sizes["in"] // 2), max(1, sizes["out"] // 2)
-                options = NaturalGradientOptions(rank_in=min(20, half_in), rank_out=min(80, half_out))
+            ranks = {"in": options.rank_in, "out": options.rank_out}
             states = {}
-            for side, rank in (("in", options.rank_in), ("out", options.rank_out)):
-                state = self._host.restored_state(side, linear, min(rank, sizes[side] - 1), sizes[side])
+            for side, name in sides.items():
+                state = self._host.restored_state(name, field, min(ranks[side], sizes[side] - 1), sizes[side])
                 if state is not None:
                     states[side] = state
             layer = LayerEstimates(self.ops, options, dy.shape[1], x.shape[1], has_bias, states)
             layer.renewing = self.renewing and layer.due()
-            self.layers[linear] = layer
+            self.layers[field] = layer
+            self._sides[field] = sides
         if not layer.started:
             layer.start(dy, x)
         return layer
 
+    def _one_sided(self, dim: int, side: str) -> NaturalGradientOptions:
+        """The options for inputs, of dimension ``dim``, for one side of a layer; the other has no estimate."""
+        options = self._options
+        rank = min(20, max(1, dim // 2)) if options is None else options.rank_in
+        options = NaturalGradientOptions() if options is None else options
+        return replace(
+            options, rank_in=rank if side == "in" else 0, rank_out=rank if side == "out" else 0, alpha_out=None
+        )
+
     def add_gradient(self, gradient: Array, bias_gradient: Array, linear: str, bias: str) -> None:
-        """Add a minibatch's gradient, preconditioned by the estimate for inputs alone."""
-        self._by_host(self._host.add_gradient, gradient, bias_gradient, linear=linear, bias=bias)
+        """Add ``learning_rate * [gradient bias_gradient]``, its rows preconditioned as those of inputs are."""
+        if self.method is Method.SIMPLE:
+            return self._by_host(self._host.add_gradient, gradient, bias_gradient, linear=linear, bias=bias)
+        ops = self.ops
+        gradient, bias_gradient = self._on_device(gradient), self._on_device(bias_gradient)
+        if self.method is Method.SGD:
+            with self._aside(gradient, bias_gradient):
+                self.delta[linear] += np.float32(self.learning_rate) * gradient
+                self.delta[bias] += np.float32(self.learning_rate) * bias_gradient
+            return None
+        size, columns = gradient.shape
+        rows = ops.empty((size, columns + 1))
+        rows[:, :columns], rows[:, columns] = gradient, bias_gradient
+        if -size not in self._constants:
+            self._constants[-size] = ops.upload(np.eye(size, dtype=np.float32))
+        identity = self._constants[-size]
+        layer = self._layer(identity, rows, linear, False, self._one_sided(columns + 1, "in"), {"in": "in"})
+        with self._aside(rows):
+            change = ops.zeros(rows.shape)
+            layer.add(change, None, identity, rows, self.learning_rate)
+            self.delta[linear] += change[:, :columns]
+            self.delta[bias] += change[:, columns]
+        return None
 
     def add_vector(self, field: str, rows: Array) -> None:
-        """Add the sum of ``rows``, preconditioned, to a vector field."""
-        self._by_host(lambda on_host: self._host.add_vector(field, on_host), rows)
+        """Add ``learning_rate`` times the sum of ``rows``, preconditioned, to a vector field."""
+        if self.method is Method.SIMPLE:
+            return self._by_host(lambda on_host: self._host.add_vector(field, on_host), rows)
+        if len(rows) == 0:
+            return None
+        rows = self._on_device(rows)
+        if self.method is Method.SGD:
+            with self._aside(rows):
+                self._add_sum(self.delta[field], rows)
+            return None
+        if len(rows) not in self._constants:
+            self._constants[len(rows)] = self.ops.upload(np.ones((len(rows), 1), np.float32))
+        ones = self._constants[len(rows)]
+        layer = self._layer(rows, ones, field, False, self._one_sided(rows.shape[1], "out"), {"out": "in"})
+        with self._aside(rows):
+            layer.add(self.delta[field].reshape(-1, 1), None, rows, ones, self.learning_rate)
+        return None
 
     def _by_host(self, add: Any, *arrays: Array, **names: Any) -> None:
         add(*(array if isinstance(array, np.ndarray) else self.ops.download(array) for array in arrays), **names)

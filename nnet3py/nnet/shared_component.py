@@ -9,6 +9,8 @@ those that see times, such as TdnnComponent.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -49,7 +51,7 @@ class CollectedUpdate:
         for field, rows in self._vectors.items():
             self._update.add_vector(field, np.concatenate(rows))
         for (weights, offset), sums in self._gradients.items():
-            gradient, bias_gradient = (np.sum(side, axis=0) for side in zip(*sums, strict=True))
+            gradient, bias_gradient = (functools.reduce(operator.add, side) for side in zip(*sums, strict=True))
             self._update.add_gradient(gradient, bias_gradient, weights, offset)
 
 

@@ -12,6 +12,15 @@ from tiny_minibatches import minibatch, tiny_network
 
 from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
+from nnet3py.gpu import components
+from nnet3py.gpu.components import (
+    ElementwiseProduct,
+    NaturalGradientRepeatedAffine,
+    OnHost,
+    RepeatedAffine,
+    ScaleAndOffset,
+    device_component,
+)
 from nnet3py.gpu.operations import HostOperations
 from nnet3py.gpu.trainer import DeviceTrainer
 from nnet3py.gpu.update import DeviceUpdate
@@ -52,12 +61,38 @@ LAYERS = {
         "type=RectifiedLinearComponent dim=12",
         f"{AFFINE} input-dim=12 output-dim=3",
     ],
-    "components that are computed on the host": [
+    "scale and offset, repeated affine, product": [
         f"{AFFINE} input-dim=15 output-dim=12",
-        "type=ScaleAndOffsetComponent dim=12 learning-rate=0.02",
-        "type=NaturalGradientRepeatedAffineComponent input-dim=12 output-dim=12 num-repeats=3 learning-rate=0.02",
-        "type=ElementwiseProductComponent input-dim=12 output-dim=6",
+        "type=ScaleAndOffsetComponent dim=12 learning-rate=0.002",
+        "type=TanhComponent dim=12",
+        "type=NaturalGradientRepeatedAffineComponent input-dim=12 output-dim=18 num-repeats=3 learning-rate=0.002",
+        "type=ElementwiseProductComponent input-dim=18 output-dim=6",
         f"{AFFINE} input-dim=6 output-dim=3",
+    ],
+    "scale and offset in blocks, block affine": [
+        f"{AFFINE} input-dim=15 output-dim=12",
+        "type=ScaleAndOffsetComponent dim=12 block-dim=4 rank=3 learning-rate=0.02 max-change=0.75",
+        "type=PerElementOffsetComponent dim=12 block-dim=6 learning-rate=0.02",
+        "type=BlockAffineComponent input-dim=12 output-dim=6 num-blocks=3 learning-rate=0.02",
+        "type=TanhComponent dim=6",
+        f"{AFFINE} input-dim=6 output-dim=3",
+    ],
+    "scales, permutation, sums of blocks": [
+        f"{AFFINE} input-dim=15 output-dim=12",
+        "type=TanhComponent dim=12",
+        "type=NaturalGradientPerElementScaleComponent dim=12 learning-rate=0.002 rank=4",
+        "type=PermuteComponent column-map=3,1,2,0,11,10,4,5,6,9,8,7",
+        "type=PerElementScaleComponent dim=12 learning-rate=0.002",
+        "type=RepeatedAffineComponent input-dim=12 output-dim=8 num-repeats=2 learning-rate=0.002",
+        "type=SumBlockComponent input-dim=8 output-dim=4 scale=0.7",
+        "type=PerElementOffsetComponent dim=4 learning-rate=0.002 use-natural-gradient=false",
+        f"{AFFINE} input-dim=4 output-dim=3",
+    ],
+    "sums of groups": [
+        f"{AFFINE} input-dim=15 output-dim=9",
+        "type=SoftmaxComponent dim=9",
+        "type=SumGroupComponent sizes=2,3,4",
+        "type=LogComponent dim=3",
     ],
 }
 
@@ -111,8 +146,104 @@ def test_every_training_method_gives_the_same_parameters(method: Method) -> None
 def test_every_kind_of_component_gives_the_same_parameters(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The turns of the orthonormal constraint are drawn apart from those on the CPU: let it be every minibatch's.
     monkeypatch.setattr("nnet3py.train.orthonormal._PROBABILITY", 2.0)
-    cpu, device = trained(network_of(LAYERS[kind]), TrainerOptions(), [minibatch(seed) for seed in range(30)])
+    network = network_of(LAYERS[kind])
+    assert not any(isinstance(device_component(HostOperations(), c, c.parameters()), OnHost)
+                   for c in network.components.values())  # fmt: skip
+    cpu, device = trained(network, TrainerOptions(), [minibatch(seed) for seed in range(30)])
     assert_alike(cpu.network, device.network, 1e-3)
+
+
+@pytest.mark.parametrize("method", [Method.ONLINE, Method.SGD, Method.SIMPLE])
+@pytest.mark.parametrize("kind", ["scale and offset in blocks, block affine", "scales, permutation, sums of blocks",
+                                  "scale and offset, repeated affine, product"])  # fmt: skip
+def test_every_method_trains_vectors_and_blocks_alike(kind: str, method: Method) -> None:
+    options = TrainerOptions(method=method, momentum=0.5)
+    cpu, device = trained(network_of(LAYERS[kind]), options, [minibatch(seed) for seed in range(30)])
+    assert_alike(cpu.network, device.network, 1e-3)
+
+
+def test_vectors_and_gradients_go_on_from_the_state_of_either_side() -> None:
+    options = TrainerOptions()
+    first, second = [minibatch(seed) for seed in range(20)], [minibatch(seed) for seed in range(20, 35)]
+    kind = LAYERS["scale and offset, repeated affine, product"]
+    cpu, device = trained(network_of(kind), options, first)
+    expected, state = cpu.optimizer_state(), device.optimizer_state()
+    assert {name: set(found) for name, found in state.estimates.items()} == {
+        name: set(found) for name, found in expected.estimates.items()
+    }
+    assert {("in", "scales"), ("in", "offsets")} == set(state.estimates["c1"])
+    whole = Trainer(network_of(kind), options)
+    for one in [*first, *second]:
+        whole.train(one)
+    continued, on_device = trained(device.network, options, second, state)
+    assert_alike(whole.network, continued.network, 1e-3)
+    assert_alike(whole.network, on_device.network, 1e-3)
+
+
+def test_blocks_that_two_nodes_share_give_the_same_parameters() -> None:
+    lines = ["input-node name=input dim=5"]
+    lines.append(f"component name=affine {AFFINE} input-dim=15 output-dim=12")
+    splice = "Append(Offset(input, -1), input, Offset(input, 1))"
+    lines.append(f"component-node name=affine component=affine input={splice}")
+    lines += [
+        "component name=tanh type=TanhComponent dim=12",
+        "component-node name=first component=tanh input=affine",
+    ]
+    for name, settings in (
+        ("repeated", "type=NaturalGradientRepeatedAffineComponent input-dim=12 output-dim=12 num-repeats=3"),
+        ("block", "type=BlockAffineComponent input-dim=12 output-dim=12 num-blocks=2"),
+        ("scale", "type=ScaleAndOffsetComponent dim=12"),
+    ):
+        lines.append(f"component name={name} {settings} learning-rate=0.002")
+    last = "first"
+    for turn in (1, 2):
+        for name in ("repeated", "block", "scale"):
+            lines.append(f"component-node name={name}{turn} component={name} input={last}")
+            last = f"{name}{turn}"
+        lines.append(f"component-node name=tanh{turn} component=tanh input={last}")
+        last = f"tanh{turn}"
+    lines.append(f"component name=last {AFFINE} input-dim=12 output-dim=3")
+    lines.append(f"component-node name=last component=last input={last}")
+    lines += [
+        "component name=softmax type=LogSoftmaxComponent dim=3",
+        "component-node name=softmax component=softmax input=last",
+        "output-node name=output input=softmax",
+    ]
+    network = Network.from_config("\n".join(lines), 2)
+    cpu, device = trained(network, TrainerOptions(), [minibatch(seed) for seed in range(30)])
+    assert_alike(cpu.network, device.network, 1e-3)
+
+
+def test_what_one_component_adds_twice_in_a_step_is_added_one_after_the_other() -> None:
+    class Ordered(HostOperations):
+        def __init__(self) -> None:
+            self.order: list[str] = []
+
+        def aside(self, *arrays: Any) -> Any:
+            self.order.append("aside")
+            return super().aside(*arrays)
+
+        def join(self) -> None:
+            self.order.append("join")
+
+    network = Network.from_config(f"""
+input-node name=input dim=5
+component name=tdnn type=TdnnComponent input-dim=5 output-dim=5 time-offsets=0 learning-rate=0.02
+component-node name=one component=tdnn input=input
+component-node name=two component=tdnn input=one
+component name=last {AFFINE} input-dim=5 output-dim=3
+component-node name=last component=last input=two
+component name=softmax type=LogSoftmaxComponent dim=3
+component-node name=softmax component=softmax input=last
+output-node name=output input=softmax
+""", 1)  # fmt: skip
+    operations = Ordered()
+    trainer = DeviceTrainer(operations, network, TrainerOptions(method=Method.SGD))
+    for seed in range(2):
+        operations.order.clear()
+        trainer.train(minibatch(seed))
+        # last, two, and then one after two; at the end two more
+        assert operations.order[-6:] == ["aside", "aside", "join", "aside", "join", "join"]
 
 
 def test_a_tdnn_and_a_component_that_two_nodes_use_give_the_same_parameters() -> None:
@@ -236,8 +367,9 @@ class Recording(HostOperations):
         recorded()
 
 
-@pytest.mark.parametrize("kind", ["p-norm", "relu and batch normalisation"])
-def test_recorded_steps_are_the_steps_that_were_recorded(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["p-norm", *LAYERS])
+def test_recorded_steps_are_the_steps_that_were_recorded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnet3py.train.orthonormal._PROBABILITY", 2.0)
     network = tiny_network() if kind == "p-norm" else network_of(LAYERS[kind])
     operations, options = Recording(), TrainerOptions(momentum=0.3)
     cpu, device = Trainer(network.copy(), options), DeviceTrainer(operations, network, options)
@@ -267,8 +399,28 @@ def test_where_recording_fails_steps_are_started_piece_by_piece(capsys: pytest.C
     assert device.minibatches == 40
 
 
+@pytest.fixture
+def _components_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kinds that have no version for the device, as a component of somebody else's."""
+    of_host = (ScaleAndOffset, NaturalGradientRepeatedAffine, ElementwiseProduct)
+    kinds = [kind for kind in components._KINDS if kind[1] not in of_host]
+    kinds = [kind for kind in kinds if kind[1] is not RepeatedAffine]
+    monkeypatch.setattr(components, "_KINDS", tuple(kinds))
+
+
+@pytest.mark.usefixtures("_components_of_the_host")
+def test_a_component_without_a_version_for_the_device_is_computed_on_the_host(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    network = network_of(LAYERS["scale and offset, repeated affine, product"])
+    cpu, device = trained(network, TrainerOptions(), [minibatch(seed) for seed in range(30)])
+    assert_alike(cpu.network, device.network, 1e-3)
+    assert "Computed on the CPU, for want of a version for the GPU: ElementwiseProductC" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_components_of_the_host")
 def test_what_the_host_computes_is_not_recorded() -> None:
-    for network, method in ((network_of(LAYERS["components that are computed on the host"]), Method.ONLINE),
+    for network, method in ((network_of(LAYERS["scale and offset, repeated affine, product"]), Method.ONLINE),
                             (tiny_network(), Method.SIMPLE)):  # fmt: skip
         operations = Recording()
         device = DeviceTrainer(operations, network, TrainerOptions(method=method))

@@ -1,4 +1,20 @@
-// What is done row by row: p-norm, normalisation, softmax. See the modules of the same names in nnet3py/nnet.
+// What is done row by row: sums of groups, p-norm, normalisation, softmax. See the modules of the same names in nnet3py/nnet.
+
+extern "C" __global__ void sum_groups(const float* x, float* y, const int* starts, unsigned outputs, unsigned groups,
+                                      unsigned columns) {
+  unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= outputs) return;
+  const float* row = x + (long long)(i / groups) * columns;
+  float sum = 0.0f;
+  for (int k = starts[i % groups]; k < starts[i % groups + 1]; ++k) sum += row[k];
+  y[i] = sum;
+}
+
+extern "C" __global__ void take_columns(const float* x, float* y, const int* chosen, unsigned outputs,
+                                        unsigned columns_y, unsigned columns_x) {
+  unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < outputs) y[i] = x[(long long)(i / columns_y) * columns_x + chosen[i % columns_y]];
+}
 
 extern "C" __global__ void pnorm(const float* x, float* y, long long outputs, int group) {
   long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
