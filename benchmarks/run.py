@@ -33,7 +33,7 @@ REPORTS = {
 
 
 def main(chosen: list[str]) -> None:
-    """Print the machine, then a table for each measurement that is named, or for all: about nine minutes."""
+    """Print the machine, then a table for each measurement that is named, or for all: about a quarter of an hour."""
     unknown = set(chosen) - set(REPORTS)
     if unknown:
         sys.exit(f"Expected names of measurements among {', '.join(REPORTS)}, found {', '.join(sorted(unknown))}.")

@@ -1,16 +1,23 @@
-"""Lock-free threads that train one network: frames a second with several beside one, and what a minibatch costs.
+"""Threads that train one network: without locks, and those of BLAS; frames a second with several beside one.
 
 The *processor time* of a minibatch is that of all threads together. It grows with the threads if they spend time on
-each other, and depends little on what else the machine does; the frames a second do, and the best turn is shown.
+each other, and depends little on what else the machine does; the frames a second do, and the best turn is shown. The
+threads of BLAS share out each matrix product; what lies between products has one thread, and the bare products show
+what sharing them can give.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import statistics
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
-from train_step import FRAMES, NETWORKS, PnormNetwork
+import timing
+from train_step import FRAMES, NETWORKS, PnormNetwork, bare_products, nnet3py_step
 
 from nnet3py.nnet.network import Network
 from nnet3py.train.kept_memory import keep_freed_memory
@@ -35,6 +42,38 @@ def report() -> list[str]:
                 f"| {network.title} | {number} | {FRAMES / walls[number]:,.0f} | {walls[1] / walls[number]:.2f} | "
                 f"{1000 * processors[number]:.1f} ms |"
             )
+    return lines + _blas_report()
+
+
+def _blas_report() -> list[str]:
+    """A table: a training step and its bare products with one and with two threads of OpenBLAS."""
+    library = next((Path(np.__file__).parent.parent / "numpy.libs").glob("libscipy_openblas64_*.so*"), None)
+    if library is None:
+        return ["", "NumPy has no OpenBLAS of its own here: its threads were not measured."]
+    set_threads = ctypes.CDLL(str(library)).scipy_openblas_set_num_threads64_
+
+    def with_threads(number: int, task: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            set_threads(number)
+            task()
+
+        return run
+
+    lines = ["", "| network | threads of BLAS share | frames a second with one | with two | times one |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for network in NETWORKS:
+        step, products = nnet3py_step(network, Method.ONLINE, "numba"), bare_products(network)
+        tasks: dict[str, Callable[[], object]] = {}
+        for what, task in (("bare products", products), ("natural gradient", step)):
+            tasks.update({f"{what} {number}": with_threads(number, task) for number in (1, 2)})
+        times = timing.interleaved(tasks, SECONDS / 2, warmups=10, lead_in=True)
+        for what in ("bare products", "natural gradient"):
+            one, two = times[f"{what} 1"], times[f"{what} 2"]
+            lines.append(
+                f"| {network.title} | {what} | {FRAMES / statistics.median(one):,.0f} | "
+                f"{FRAMES / statistics.median(two):,.0f} | {timing.median_ratio(one, two):.2f} |"
+            )
+    set_threads(1)
     return lines
 
 

@@ -130,10 +130,10 @@ def report() -> list[str]:
     keep_freed_memory()
     log.log = lambda message: None  # type: ignore[assignment]  # when max-change is active, every minibatch
     for network in (*NETWORKS, *OTHERS):
-        tasks: dict[str, Callable[[], object]] = {"bare products": _bare_products(network)}
-        tasks["nnet3py, natural gradient"] = _nnet3py_step(network, Method.ONLINE, "numba")
-        tasks["nnet3py, natural gradient, NumPy alone"] = _nnet3py_step(network, Method.ONLINE, "numpy")
-        tasks["nnet3py, plain SGD"] = _nnet3py_step(network, Method.SGD, "numba")
+        tasks: dict[str, Callable[[], object]] = {"bare products": bare_products(network)}
+        tasks["nnet3py, natural gradient"] = nnet3py_step(network, Method.ONLINE, "numba")
+        tasks["nnet3py, natural gradient, NumPy alone"] = nnet3py_step(network, Method.ONLINE, "numpy")
+        tasks["nnet3py, plain SGD"] = nnet3py_step(network, Method.SGD, "numba")
         if isinstance(network, PnormNetwork):
             try:
                 tasks.update(_pytorch_steps(network))
@@ -167,7 +167,7 @@ def program_report() -> list[str]:
         with TableWriter(f"ark:{folder}/egs.ark", EXAMPLE) as writer:
             for number in range(count):
                 writer.write(f"minibatch{number}", example)
-        step = _nnet3py_step(network, Method.ONLINE, "numba")
+        step = nnet3py_step(network, Method.ONLINE, "numba")
 
         def steps() -> None:
             for _ in range(count):
@@ -189,7 +189,7 @@ def program_report() -> list[str]:
     ]
 
 
-def _bare_products(network: PnormNetwork | ReluNetwork) -> Callable[[], object]:
+def bare_products(network: PnormNetwork | ReluNetwork) -> Callable[[], object]:
     """The products of a step, with arrays of their shapes, ready to be done."""
     random = np.random.default_rng(1)
     products = []
@@ -238,7 +238,7 @@ def example_minibatch(input_dim: int, classes: int, frames: int = 1, reach: int 
     return Minibatch(sequences, request, {"input": inputs}, {"output": supervision})
 
 
-def _nnet3py_step(network: PnormNetwork | ReluNetwork, method: Method, kernels: str = "numpy") -> Callable[[], object]:
+def nnet3py_step(network: PnormNetwork | ReluNetwork, method: Method, kernels: str = "numpy") -> Callable[[], object]:
     trainer = Trainer(Network.from_config(network.config(), 1), TrainerOptions(method=method, print_interval=10**9))
     minibatch = network.minibatch()
     os.environ[switch.VARIABLE] = kernels

@@ -266,7 +266,7 @@ class DeviceTrainer:
             name: self._objective(name, outputs[name], minibatch, of, form, computation) for name, of in labels.items()
         }
         for update in self.updates.values():
-            update.touched = False
+            update.touched.clear()
         computation.backward(trace, derivatives, self.updates)
         ops.join()
         self._layers = [layer for update in self.updates.values() for layer in update.layers.values()]

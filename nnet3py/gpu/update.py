@@ -27,8 +27,8 @@ from nnet3py.train.parameter_update import Method, ParameterUpdate
 class DeviceUpdate:
     """The change of one component's parameters; ``delta``: its arrays on the device, by field.
 
-    ``renewing``: whether the estimates of layers that come new are renewed on this minibatch. ``touched``: whether
-    something was added in this step.
+    ``renewing``: whether the estimates of layers that come new are renewed on this minibatch. ``touched``: the
+    fields that something was added to in this step.
     """
 
     def __init__(self, ops: HostOperations, component: Component, method: Method, delta: dict[str, Array]) -> None:
@@ -36,7 +36,7 @@ class DeviceUpdate:
         self.learning_rate = component.learning_rate
         self.delta = delta
         self.renewing = False
-        self.touched = False
+        self.touched: set[str] = set()
         self.layers: dict[str, LayerEstimates] = {}
         self._host_delta = {field: np.zeros(array.shape, np.float32) for field, array in component.parameters().items()}
         self._host = ParameterUpdate(component, method, self._host_delta)
@@ -77,7 +77,7 @@ class DeviceUpdate:
             return None
         dy, x = self._on_device(dy), self._on_device(x)
         if self.method is Method.SGD:
-            with self._aside(dy, x):
+            with self._aside(linear, dy, x):
                 ops.product(self.delta[linear], dy, x, transpose_left=True, alpha=float(self.learning_rate), beta=1.0)
                 if bias_delta is not None:
                     self._add_sum(bias_delta, dy)
@@ -88,15 +88,15 @@ class DeviceUpdate:
             rank_in, rank_out = (min(most, max(1, size // 2)) for most, size in zip((20, 80), sizes, strict=True))
             options = NaturalGradientOptions(rank_in=rank_in, rank_out=rank_out)
         layer = self._layer(dy, x, linear, bias is not None, options, {"in": "in", "out": "out"})
-        with self._aside(dy, x):
+        with self._aside(linear, dy, x):
             layer.add(self.delta[linear], bias_delta, dy, x, self.learning_rate)
         return None
 
-    def _aside(self, *arrays: Array) -> AbstractContextManager[None]:
-        """Beside what follows, but after what this object has started before: they share their memory."""
-        if self.touched:
+    def _aside(self, field: str, *arrays: Array) -> AbstractContextManager[None]:
+        """Beside what follows, but after what was started for the same field before: they share their memory."""
+        if field in self.touched:
             self.ops.join()
-        self.touched = True
+        self.touched.add(field)
         return self.ops.aside(*arrays)
 
     def _add_sum(self, delta: Array, rows: Array) -> None:
@@ -147,9 +147,9 @@ class DeviceUpdate:
         ops = self.ops
         gradient, bias_gradient = self._on_device(gradient), self._on_device(bias_gradient)
         if self.method is Method.SGD:
-            with self._aside(gradient, bias_gradient):
-                self.delta[linear] += np.float32(self.learning_rate) * gradient
-                self.delta[bias] += np.float32(self.learning_rate) * bias_gradient
+            with self._aside(linear, gradient, bias_gradient):
+                self.delta[linear] += gradient * np.float32(self.learning_rate)
+                self.delta[bias] += bias_gradient * np.float32(self.learning_rate)
             return None
         size, columns = gradient.shape
         rows = ops.empty((size, columns + 1))
@@ -158,7 +158,7 @@ class DeviceUpdate:
             self._constants[-size] = ops.upload(np.eye(size, dtype=np.float32))
         identity = self._constants[-size]
         layer = self._layer(identity, rows, linear, False, self._one_sided(columns + 1, "in"), {"in": "in"})
-        with self._aside(rows):
+        with self._aside(linear, rows):
             change = ops.zeros(rows.shape)
             layer.add(change, None, identity, rows, self.learning_rate)
             self.delta[linear] += change[:, :columns]
@@ -173,14 +173,14 @@ class DeviceUpdate:
             return None
         rows = self._on_device(rows)
         if self.method is Method.SGD:
-            with self._aside(rows):
+            with self._aside(field, rows):
                 self._add_sum(self.delta[field], rows)
             return None
         if len(rows) not in self._constants:
             self._constants[len(rows)] = self.ops.upload(np.ones((len(rows), 1), np.float32))
         ones = self._constants[len(rows)]
         layer = self._layer(rows, ones, field, False, self._one_sided(rows.shape[1], "out"), {"out": "in"})
-        with self._aside(rows):
+        with self._aside(field, rows):
             layer.add(self.delta[field].reshape(-1, 1), None, rows, ones, self.learning_rate)
         return None
 
