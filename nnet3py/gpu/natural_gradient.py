@@ -78,7 +78,9 @@ class LayerEstimates:
         )
         self._by_rows: dict[int, tuple[Array, ...]] = {}
         self.renewing = True
-        self.used = False
+        self.uses = 0
+        """How often something was added in this step."""
+        self.most_uses = 1
         for side, state in states.items():
             ops.set_state(self.side(side), state)
 
@@ -112,9 +114,9 @@ class LayerEstimates:
         """Whether both sides have an estimate."""
         return all(side in self.minibatches for side in ("in", "out"))
 
-    def due(self) -> bool:
-        """Whether the estimates are to be renewed on the minibatch at hand."""
-        return any(is_update_due(count, self.options.update_period) for count in self._counts())
+    def due(self, ahead: int = 0) -> bool:
+        """Whether the estimates are to be renewed on the minibatch at hand, or some minibatches later."""
+        return any(is_update_due(count + ahead, self.options.update_period) for count in self._counts())
 
     def _counts(self) -> list[int]:
         """Minibatches that the sides which have an estimate have seen."""
@@ -140,7 +142,8 @@ class LayerEstimates:
         While ``renewing``, also J and L are made, which the next estimates are made of.
         """
         ops, layer = self.ops, self.layer
-        self.used = True
+        self.uses += 1
+        self.most_uses = max(self.most_uses, self.uses)
         rank_y = layer.y.rank
         self._make_room(len(x))
         H_y, H_x = layer.H[:, :rank_y], layer.H[:, rank_y:]
@@ -187,10 +190,10 @@ class LayerEstimates:
         """Whether these are the first minibatches, when estimates change much and are renewed every time."""
         return any(is_update_due(count, _NEVER) for count in self._counts())
 
-    def count(self) -> None:
-        """Another minibatch has been preconditioned."""
+    def count(self, minibatches: int = 1) -> None:
+        """So many more minibatches have been preconditioned."""
         for side in self.minibatches:
-            self.minibatches[side] += 1
+            self.minibatches[side] += minibatches
 
     def state(self, side: str) -> NaturalGradientState | None:
         """The estimate of a side as the host has it; None if there is none."""

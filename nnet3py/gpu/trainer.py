@@ -44,7 +44,7 @@ _EAGER = 2
 
 @dataclass(frozen=True)
 class _Form:
-    """What makes two steps the same but for the numbers in their arrays. due: by layer with estimates."""
+    """What makes two steps the same but for the numbers in their arrays. due: by layer with estimates, each use."""
 
     shape: Hashable
     scale: float
@@ -52,7 +52,7 @@ class _Form:
     regularize: bool
     suffix: str
     last: bool
-    due: tuple[bool, ...]
+    due: tuple[tuple[bool, ...], ...]
     store: bool
     derivative: bool
     repair: bool
@@ -103,9 +103,9 @@ class DeviceTrainer:
         self._pending: list[tuple[int, dict[str, float]]] = []
         self._layers: list[LayerEstimates] = []
         self._renewals: dict[tuple[bool, ...], Renewal] = {}
-        self._last_renewal: Renewal | None = None
+        self._last_renewals: list[Renewal] = []
         self._runs: dict[_Form, int] = {}
-        self._touched: dict[_Form, tuple[tuple[bool, ...], tuple[bool, ...]]] = {}
+        self._touched: dict[_Form, tuple[tuple[int, ...], list[Renewal]]] = {}
         self._graphs: dict[_Form, Any] = {}
         updates_recordable = all(update.recordable for update in self.updates.values())
         self._recording = ops.on_device and self._device.recordable and updates_recordable
@@ -200,13 +200,14 @@ class DeviceTrainer:
         frozen: bool = False,
     ) -> None:
         """Forward, backward, and ``scale`` times the change added unless it is not finite; on the device, later."""
-        due = tuple(not frozen and layer.due() for layer in self._layers)
+        due = tuple(tuple(not frozen and layer.due(use) for use in range(layer.most_uses)) for layer in self._layers)
         for update in self.updates.values():
             update.renewing = not frozen
             for layer in update.layers.values():
                 layer.renewing = not frozen and layer.due()
-        if any(due) and self._last_renewal is not None:
-            self._last_renewal.correct()
+        if any(map(any, due)):
+            for renewal in self._last_renewals:
+                renewal.correct()
         shapes = tuple((name, _shape(of)) for name, of in labels.items())
         form = _Form(
             (minibatch.request, shapes), scale, max_change_scale, regularize, suffix, last, due, draws.store,
@@ -221,15 +222,15 @@ class DeviceTrainer:
             self._body(minibatch, inputs, labels, draws, form)
 
         self._run(form, prepare, body)
-        used, renewed = self._touched[form]
-        if any(renewed):
-            self._last_renewal = self._renewal(renewed)
-            self._last_renewal.renewed()
+        uses, renewals = self._touched[form]
+        if renewals:
+            self._last_renewals = renewals
+        for renewal in renewals:
+            renewal.renewed()
             if any(layer.starting for layer in self._layers):
-                self._last_renewal.correct()
-        for layer, was_used in zip(self._layers, used, strict=True):
-            if was_used:
-                layer.count()
+                renewal.correct()
+        for layer, times in zip(self._layers, uses, strict=True):
+            layer.count(times)
 
     def _run(self, form: _Form, prepare: Callable[[], None], body: Callable[[], None]) -> None:
         """Replay the step, or record it first, or start it piece by piece."""
@@ -267,17 +268,20 @@ class DeviceTrainer:
         }
         for update in self.updates.values():
             update.touched.clear()
+            update.between.clear()
         computation.backward(trace, derivatives, self.updates)
         ops.join()
         self._layers = [layer for update in self.updates.values() for layer in update.layers.values()]
-        used = tuple(layer.used for layer in self._layers)
-        renewed = tuple(layer.used and layer.renewing for layer in self._layers)
+        uses = tuple(layer.uses for layer in self._layers)
+        renewed = tuple(layer.uses > 0 and layer.renewing for layer in self._layers)
         for layer in self._layers:
-            layer.used = False
-        self._touched[form] = used, renewed
+            layer.uses = 0
+        renewals = [renewal for update in self.updates.values() for renewal in update.between]
         if any(renewed):
+            renewals.append(self._renewal(renewed))
             with ops.aside():
-                self._renewal(renewed).renew()
+                renewals[-1].renew()
+        self._touched[form] = uses, renewals
         weight = minibatch.num_sequences * options.l2_regularize_factor if form.regularize else 0.0
         # The momentum is part of Δ; backstitch's 1 + α must not be part of the regularisation.
         weight = weight / form.scale if form.suffix else weight
@@ -357,8 +361,8 @@ class DeviceTrainer:
     def finish(self) -> None:
         """Wait for all steps and bring parameters and statistics back to the network on the host."""
         self._read_objectives()
-        if self._last_renewal is not None:
-            self._last_renewal.correct()
+        for renewal in self._last_renewals:
+            renewal.correct()
         self._device.give_back()
         if self.counts.not_finite:
             for component in self.network.components.values():

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nnet3py.gpu.natural_gradient import LayerEstimates
+from nnet3py.gpu.natural_gradient import LayerEstimates, Renewal
 from nnet3py.gpu.operations import Array, HostOperations
 from nnet3py.nnet.component import Component, NaturalGradientOptions
 from nnet3py.train.natural_gradient import NaturalGradientState
@@ -27,8 +27,9 @@ from nnet3py.train.parameter_update import Method, ParameterUpdate
 class DeviceUpdate:
     """The change of one component's parameters; ``delta``: its arrays on the device, by field.
 
-    ``renewing``: whether the estimates of layers that come new are renewed on this minibatch. ``touched``: the
-    fields that something was added to in this step.
+    ``renewing``: whether estimates are renewed where that is due. ``touched``: the fields that something was added to
+    in this step. ``between``: renewals that were started within this step: as on the CPU, each of the nodes that use a
+    component whose update does not wait for all of them brings a minibatch of its own.
     """
 
     def __init__(self, ops: HostOperations, component: Component, method: Method, delta: dict[str, Array]) -> None:
@@ -37,12 +38,14 @@ class DeviceUpdate:
         self.delta = delta
         self.renewing = False
         self.touched: set[str] = set()
+        self.between: list[Renewal] = []
         self.layers: dict[str, LayerEstimates] = {}
         self._host_delta = {field: np.zeros(array.shape, np.float32) for field, array in component.parameters().items()}
         self._host = ParameterUpdate(component, method, self._host_delta)
         self._options = component.natural_gradient
         self._sides: dict[str, dict[str, str]] = {}
-        self._constants: dict[int, Array] = {}
+        self._constants: dict[tuple[str, int], Array] = {}
+        self._renewals: dict[str, Renewal] = {}
 
     @property
     def method(self) -> Method:
@@ -129,7 +132,23 @@ class DeviceUpdate:
             self._sides[field] = sides
         if not layer.started:
             layer.start(dy, x)
+        if layer.uses:
+            self._renew(field, layer)
         return layer
+
+    def _renew(self, field: str, layer: LayerEstimates) -> None:
+        """Renew the estimates of a field from what was added in this step, before more is added."""
+        self.ops.join()
+        if layer.renewing:
+            if field not in self._renewals:
+                self._renewals[field] = Renewal(self.ops, [layer])
+            renewal = self._renewals[field]
+            renewal.renew()
+            self.between.append(renewal)
+            if layer.starting:
+                renewal.renewed()
+                renewal.correct()
+        layer.renewing = self.renewing and layer.due(layer.uses)
 
     def _one_sided(self, dim: int, side: str) -> NaturalGradientOptions:
         """The options for inputs, of dimension ``dim``, for one side of a layer; the other has no estimate."""
@@ -154,9 +173,7 @@ class DeviceUpdate:
         size, columns = gradient.shape
         rows = ops.empty((size, columns + 1))
         rows[:, :columns], rows[:, columns] = gradient, bias_gradient
-        if -size not in self._constants:
-            self._constants[-size] = ops.upload(np.eye(size, dtype=np.float32))
-        identity = self._constants[-size]
+        identity = self._constant("identity", size)
         layer = self._layer(identity, rows, linear, False, self._one_sided(columns + 1, "in"), {"in": "in"})
         with self._aside(linear, rows):
             change = ops.zeros(rows.shape)
@@ -176,13 +193,18 @@ class DeviceUpdate:
             with self._aside(field, rows):
                 self._add_sum(self.delta[field], rows)
             return None
-        if len(rows) not in self._constants:
-            self._constants[len(rows)] = self.ops.upload(np.ones((len(rows), 1), np.float32))
-        ones = self._constants[len(rows)]
+        ones = self._constant("ones", len(rows))
         layer = self._layer(rows, ones, field, False, self._one_sided(rows.shape[1], "out"), {"out": "in"})
         with self._aside(field, rows):
             layer.add(self.delta[field].reshape(-1, 1), None, rows, ones, self.learning_rate)
         return None
+
+    def _constant(self, kind: str, size: int) -> Array:
+        """The identity matrix, or a column of ones."""
+        if (kind, size) not in self._constants:
+            made = np.eye(size, dtype=np.float32) if kind == "identity" else np.ones((size, 1), np.float32)
+            self._constants[kind, size] = self.ops.upload(made)
+        return self._constants[kind, size]
 
     def _by_host(self, add: Any, *arrays: Array, **names: Any) -> None:
         add(*(array if isinstance(array, np.ndarray) else self.ops.download(array) for array in arrays), **names)

@@ -28,6 +28,7 @@ from nnet3py.nnet.component import (
     UpdatableComponent,
     Update,
 )
+from nnet3py.nnet.in_place import affine
 from nnet3py.nnet.summary import describe_matrix, describe_vector
 
 if TYPE_CHECKING:
@@ -93,9 +94,7 @@ class RepeatedAffineComponent(UpdatableComponent):
 
     def propagate(self, x: Array, layout: Layout, phase: Phase, random: Random = None) -> tuple[Array, Any]:
         blocks = x.reshape(-1, self.linear.shape[1])
-        y = np.dot(blocks, self.linear.T)
-        y += self.bias
-        return y.reshape(len(x), self.output_dim), blocks
+        return affine(blocks, self.linear, self.bias).reshape(len(x), self.output_dim), blocks
 
     def backprop(self, memo: Any, dy: Array, layout: Layout, update: Update | None, want_dx: bool) -> Array | None:
         blocks = dy.reshape(-1, len(self.linear))

@@ -214,6 +214,42 @@ def test_blocks_that_two_nodes_share_give_the_same_parameters() -> None:
     assert_alike(cpu.network, device.network, 1e-3)
 
 
+TDNN_OF_TWO_NODES = f"""
+input-node name=input dim=5
+component name=first {AFFINE} input-dim=5 output-dim=12
+component-node name=first component=first input=input
+component name=tdnn type=TdnnComponent input-dim=12 output-dim=12 time-offsets=0 learning-rate=0.005
+component-node name=one component=tdnn input=first
+component name=tanh type=TanhComponent dim=12
+component-node name=tanh1 component=tanh input=one
+component-node name=two component=tdnn input=tanh1
+component-node name=tanh2 component=tanh input=two
+component name=last {AFFINE} input-dim=12 output-dim=3
+component-node name=last component=last input=tanh2
+component name=softmax type=LogSoftmaxComponent dim=3
+component-node name=softmax component=softmax input=last
+output-node name=output input=softmax
+"""
+
+
+def test_a_tdnn_that_two_nodes_use_has_a_minibatch_from_each() -> None:
+    options = TrainerOptions(momentum=0.3)
+    network = Network.from_config(TDNN_OF_TWO_NODES, 1)
+    cpu, device = Trainer(network.copy(), options), DeviceTrainer(HostOperations(), network.copy(), options)
+    operations = Recording()
+    recorded = DeviceTrainer(operations, network.copy(), options)
+    for seed in range(60):
+        for trainer in (cpu, device, recorded):
+            trainer.train(minibatch(seed))
+    for trainer in (device, recorded):
+        trainer.finish()
+        assert_alike(cpu.network, trainer.network, 1e-3)
+        found = trainer.optimizer_state().estimates
+        assert found["tdnn"]["out", "linear"].minibatch == 120
+        assert found["last"]["out", "linear"].minibatch == 60
+    assert operations.replays > 10
+
+
 def test_what_one_component_adds_twice_in_a_step_is_added_one_after_the_other() -> None:
     class Ordered(HostOperations):
         def __init__(self) -> None:
