@@ -12,9 +12,11 @@ from tiny_minibatches import minibatch, tiny_network, write_examples
 
 from nnet3py.egs.network_output import compute_examples
 from nnet3py.errors import UserError
-from nnet3py.gpu import device
+from nnet3py.gpu import components, device
 from nnet3py.gpu.network import DeviceComputations
 from nnet3py.gpu.operations import HostOperations
+from nnet3py.nnet import component
+from nnet3py.nnet.component import component_class
 from nnet3py.nnet.network import Network
 from nnet3py.nnet.utterance import UtteranceComputer
 from nnet3py.tables.holders import MATRIX
@@ -124,3 +126,10 @@ def test_wait_tries_again_until_the_gpu_is_free(
 def test_a_precision_that_is_none_is_an_error() -> None:
     with pytest.raises(UserError, match="--gpu-precision=half is not one of"):
         device.open_device("no", "half")
+
+
+def test_every_component_has_a_version_for_the_device() -> None:
+    component_class("AffineComponent")  # the families are imported
+    assert len(component._REGISTRY) > 30
+    on_device = tuple(kind for kind, _ in components._KINDS)
+    assert [name for name, kind in component._REGISTRY.items() if not issubclass(kind, on_device)] == []
