@@ -9,7 +9,8 @@ import numpy as np
 
 from nnet3py import log
 from nnet3py.gpu.change import DeviceParameters
-from nnet3py.gpu.components import DeviceComponent, Draws, OnHost, device_component
+from nnet3py.gpu.component import DeviceComponent, Draws
+from nnet3py.gpu.components import OnHost, device_component
 from nnet3py.gpu.operations import HostOperations
 from nnet3py.nnet.component import Component, Phase
 from nnet3py.nnet.computation import Computation, ComputationCache, Request

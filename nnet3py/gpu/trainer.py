@@ -3,7 +3,7 @@
 A step is started without waiting for the one before: what the next step needs to know of it, such as the norm of the
 change, stays on the device. Where all of a step is done there (no component is left to the host) it is recorded, once
 for each form it takes, and later replayed as one graph. Its form depends on the shape of the minibatch, on whether the
-estimates of natural gradient are renewed, and on three draws (:class:`nnet3py.gpu.components.Draws`). Objectives go to
+estimates of natural gradient are renewed, and on three draws (:class:`nnet3py.gpu.component.Draws`). Objectives go to
 a ring that is read now and then.
 """
 
@@ -20,9 +20,11 @@ import numpy as np
 from nnet3py import log
 from nnet3py.egs.minibatch import Minibatch, SparseLabels
 from nnet3py.errors import UserError
-from nnet3py.gpu.components import BatchNorm, Draws, LogSoftmax, Masked
+from nnet3py.gpu.component import Draws
+from nnet3py.gpu.components import BatchNorm, Masked
 from nnet3py.gpu.natural_gradient import LayerEstimates, Renewal
 from nnet3py.gpu.network import DeviceNetwork
+from nnet3py.gpu.nonlinearities import LogSoftmax
 from nnet3py.gpu.operations import Array, HostOperations, Labels
 from nnet3py.gpu.update import DeviceUpdate
 from nnet3py.nnet.component import Phase

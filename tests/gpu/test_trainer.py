@@ -13,15 +13,9 @@ from tiny_minibatches import minibatch, tiny_network
 from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.gpu import components
-from nnet3py.gpu.components import (
-    ElementwiseProduct,
-    NaturalGradientRepeatedAffine,
-    OnHost,
-    RepeatedAffine,
-    ScaleAndOffset,
-    device_component,
-)
+from nnet3py.gpu.components import ElementwiseProduct, OnHost, device_component
 from nnet3py.gpu.operations import HostOperations
+from nnet3py.gpu.trained_components import NaturalGradientRepeatedAffine, RepeatedAffine, ScaleAndOffset
 from nnet3py.gpu.trainer import DeviceTrainer
 from nnet3py.gpu.update import DeviceUpdate
 from nnet3py.nnet.component import Layout, Phase
