@@ -205,8 +205,6 @@ class DeviceTrainer:
         due = tuple(tuple(not frozen and layer.due(use) for use in range(layer.most_uses)) for layer in self._layers)
         for update in self.updates.values():
             update.renewing = not frozen
-            for layer in update.layers.values():
-                layer.renewing = not frozen and layer.due()
         if any(map(any, due)):
             for renewal in self._last_renewals:
                 renewal.correct()
@@ -269,15 +267,12 @@ class DeviceTrainer:
             name: self._objective(name, outputs[name], minibatch, of, form, computation) for name, of in labels.items()
         }
         for update in self.updates.values():
-            update.touched.clear()
-            update.between.clear()
+            update.begin_step()
         computation.backward(trace, derivatives, self.updates)
         ops.join()
         self._layers = [layer for update in self.updates.values() for layer in update.layers.values()]
         uses = tuple(layer.uses for layer in self._layers)
         renewed = tuple(layer.uses > 0 and layer.renewing for layer in self._layers)
-        for layer in self._layers:
-            layer.uses = 0
         renewals = [renewal for update in self.updates.values() for renewal in update.between]
         if any(renewed):
             renewals.append(self._renewal(renewed))

@@ -54,12 +54,19 @@ class DeviceUpdate:
 
     @property
     def recordable(self) -> bool:
-        """Whether affine layers are updated on the device, so that a step can be recorded."""
+        """Whether all is computed on the device, so that a step can be recorded."""
         return self.method is not Method.SIMPLE
 
     def restore(self, estimates: dict[tuple[str, str], NaturalGradientState], name: str, must_fit: bool) -> None:
         """As :meth:`ParameterUpdate.restore`."""
         self._host.restore(estimates, name, must_fit)
+
+    def begin_step(self) -> None:
+        """Nothing has been added in this step yet, whatever a recording that failed has left."""
+        self.touched.clear()
+        self.between.clear()
+        for layer in self.layers.values():
+            layer.uses, layer.renewing = 0, self.renewing and layer.due()
 
     def estimates(self) -> dict[tuple[str, str], NaturalGradientState]:
         """As :meth:`ParameterUpdate.estimates`."""

@@ -429,6 +429,23 @@ def test_where_recording_fails_steps_are_started_piece_by_piece(capsys: pytest.C
     assert device.minibatches == 40
 
 
+def test_what_a_recording_that_fails_has_left_is_not_taken_for_a_part_of_the_step() -> None:
+    class Breaking(Recording):
+        def record(self, body: Any) -> Any:
+            for layer in device._layers:
+                layer.uses, layer.renewing = 1, not layer.renewing  # as after half of a backward pass
+            raise RuntimeError("no recording here")
+
+    network = tiny_network()
+    cpu, device = Trainer(network.copy(), TrainerOptions()), DeviceTrainer(Breaking(), network, TrainerOptions())
+    for seed in range(40):
+        cpu.train(minibatch(seed))
+        device.train(minibatch(seed))
+    device.finish()
+    assert_alike(cpu.network, network, 1e-3)
+    assert device.optimizer_state().estimates["affine1"]["in", "linear"].minibatch == 40
+
+
 @pytest.fixture
 def _components_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kinds that have no version for the device, as a component of somebody else's."""
