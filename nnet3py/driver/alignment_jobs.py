@@ -22,7 +22,7 @@ from nnet3py.alignment.timed_phones import monophone_transition_model, monophone
 from nnet3py.decoding.score import read_transcripts, write_text
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, pipeline, require_plain_path
-from nnet3py.driver.experiment import copy_atomically, termination_interrupts, write_atomically
+from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts, write_atomically
 from nnet3py.driver.likelihood_jobs import (
     as_rspecifier,
     feature_lines,
@@ -209,6 +209,7 @@ def _compiling(lang: str, tree: str, model: str, folder: str) -> list[str]:
 
 def _start_over(folder: str) -> None:
     """Remove what an earlier alignment left: with another number of jobs its archives would count as this one's."""
+    remove_unfinished(folder)
     for pattern in (".complete", "ali.*.gz", "num_jobs", "tra.*", "feats.*.scp", "spk2utt.*"):
         for path in glob.glob(f"{folder}/{pattern}"):
             os.unlink(path)

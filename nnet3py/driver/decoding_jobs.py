@@ -12,7 +12,7 @@ from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.decoding.score import read_transcripts, write_text
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, require_plain_path
-from nnet3py.driver.experiment import termination_interrupts
+from nnet3py.driver.experiment import remove_unfinished, termination_interrupts
 from nnet3py.driver.likelihood_jobs import (
     as_rspecifier,
     feature_lines,
@@ -121,6 +121,7 @@ def _make(folder: Path) -> None:
 def _start_over(folder: Path) -> None:
     """Remove what an earlier decoding left, which would be scored beside this one's."""
     try:
+        remove_unfinished(str(folder))
         for old in (*folder.glob("hyp_*"), *folder.glob("wer_*")):
             old.unlink()
     except OSError as problem:

@@ -54,7 +54,7 @@ def make_examples(options: EgsOptions, data: str, ali_dir: str, folder: str) -> 
         locked(folder, "get_egs.py"),
         Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
     ):
-        remove_unfinished(folder)
+        remove_unfinished(folder, "info", "split")
         _Maker(options, engine, data, ali_dir, folder).run()
 
 

@@ -62,13 +62,18 @@ def link_atomically(target: str, path: str) -> None:
         os.symlink(target, temporary)
 
 
-def remove_unfinished(folder: str) -> None:
-    """Remove the files under temporary names that killed programs have left in a folder, which may not exist."""
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(folder):
-            if _UNFINISHED.fullmatch(name):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(folder, name))
+def remove_unfinished(folder: str, *within: str) -> None:
+    """Remove the files under temporary names that killed programs have left.
+
+    Looked at are a folder, those ``within`` it that are named, and ``log``; any of them may not exist. Other folders in
+    it may be another driver's, which is at work.
+    """
+    for each in (folder, *(f"{folder}/{name}" for name in ("log", *within))):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name in os.listdir(each):
+                if _UNFINISHED.fullmatch(name):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(os.path.join(each, name))
 
 
 @contextlib.contextmanager
@@ -154,8 +159,7 @@ class Experiment:
 
     def remove_leavings(self) -> None:
         """Remove what programs that were killed have left: files that are not finished, jobs' parts of a sum."""
-        for folder in (self.folder, self.path("configs"), self.path("log")):
-            remove_unfinished(folder)
+        remove_unfinished(self.folder, "configs")
         self.remove(*(name for name in os.listdir(self.folder) if _PART.fullmatch(name)))
 
     def record(

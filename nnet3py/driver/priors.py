@@ -19,7 +19,7 @@ from nnet3py import log
 from nnet3py.driver.alignments import alignment_rspecifier
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, pipeline, require_plain_path
-from nnet3py.driver.experiment import Experiment, termination_interrupts
+from nnet3py.driver.experiment import Experiment, remove_unfinished, termination_interrupts
 from nnet3py.driver.options import PriorOptions, TrainingOptions
 from nnet3py.driver.preparation import Egs
 from nnet3py.errors import UserError
@@ -144,6 +144,7 @@ def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
         locked(folder, "adjust_priors.py"),
         Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
     ):
+        remove_unfinished(folder)
         name = options.iteration
         total = sum_posteriors(engine, experiment, name, model, data, minibatch_size=options.minibatch_size)
         if options.use_raw_nnet:

@@ -26,7 +26,13 @@ from nnet3py import log
 from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, require_plain_path
-from nnet3py.driver.experiment import copy_atomically, digest, termination_interrupts, write_atomically
+from nnet3py.driver.experiment import (
+    copy_atomically,
+    digest,
+    remove_unfinished,
+    termination_interrupts,
+    write_atomically,
+)
 from nnet3py.driver.likelihood_jobs import feature_lines, split_features
 from nnet3py.driver.options import VectorOptions, option_name
 from nnet3py.errors import UserError
@@ -121,6 +127,7 @@ def _settings(options: VectorOptions) -> str:
 
 def _start_over(folder: str) -> None:
     """Remove what an earlier run left; ``ivector_online.scp``, the last file to appear, first."""
+    remove_unfinished(folder)
     first = ["ivector_online.scp", _PER_SPEAKER, "final.ie.id"]
     for pattern in [*first, "ivector_online.*.ark", "ivector_online.*.scp", "feats.*.scp", "spk2utt.*"]:
         for path in glob.glob(f"{folder}/{pattern}"):

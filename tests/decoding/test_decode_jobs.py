@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from leftovers import leave_unfinished, still_there
 
 from nnet3py.decoding.graph import make_graph_dir
 from nnet3py.decoding.score import read_transcripts
@@ -79,7 +80,9 @@ def test_only_this_decodings_hypotheses_and_logs_are_left(work: Path) -> None:
     folder = work / "nnet" / "decode"
     assert decode(work, "--nj=2", "--acwt=0.1,0.2").returncode == 0
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "hyp_0.1.txt", "hyp_0.2.txt", "log"]
+    left = leave_unfinished(folder, "hyp_0.1.1", "log/decode_0.1.1.log")
     assert decode(work, "--nj=2", "--acwt=0.3").returncode == 0
+    assert not still_there(left)
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "hyp_0.3.txt", "log"]
 
 

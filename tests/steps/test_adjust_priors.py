@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from leftovers import leave_unfinished, still_there
 from tiny_corpus import add_transitions, make_corpus
 
 from nnet3py.egs.example import EXAMPLE
@@ -78,7 +79,9 @@ def adjust(folder: Path, *options: str, status: int = 0) -> str:
 
 
 def test_priors_are_the_mean_of_the_softmax_over_all_examples(made: Path) -> None:
+    left = leave_unfinished(made / "exp", "post.5.3.vec", "log/get_post.5.3.log")
     assert "Wrote exp/5_adj.mdl" in adjust(made)
+    assert not still_there(left)
     model = read_acoustic_model(str(made / "exp/5_adj.mdl"))
     expected = mean_posterior(made, "egs/egs.1.ark", "egs/egs.2.ark")
     np.testing.assert_allclose(model.priors, expected, rtol=2e-5)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from leftovers import leave_unfinished, still_there
 from tiny_corpus import FEAT_DIM, NUM_PDFS
 from tiny_language import make_language, make_spoken_corpus, means, read_alignment
 
@@ -92,8 +93,10 @@ def test_a_network_that_knows_the_sounds_finds_where_they_are(copy: Path) -> Non
 def test_the_number_of_jobs_makes_no_difference_and_leaves_nothing_of_another(copy: Path) -> None:
     align(copy)
     first = read_alignment(copy / "ali")
+    left = leave_unfinished(copy / "ali", "ali.2.gz", "log/align.2.log")
     align(copy, "--nj=1")
     assert [path.name for path in (copy / "ali").glob("ali.*")] == ["ali.1.gz"]
+    assert not still_there(left)
     again = read_alignment(copy / "ali")
     assert {key: path.tolist() for key, path in again.items()} == {key: path.tolist() for key, path in first.items()}
 

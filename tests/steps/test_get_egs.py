@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from leftovers import leave_unfinished, still_there
 from tiny_corpus import make_corpus
 
 STEPS = Path(__file__).resolve().parents[2] / "steps"
@@ -60,8 +61,10 @@ def keys_in(archives: str, folder: Path) -> list[str]:
 def test_a_chosen_validation_set_is_used_and_features_are_normalised(corpus: Path) -> None:
     (corpus / "valid").write_text("s1-u001\ns2-u002 more words\nnot-here\n")
     add_statistics(corpus)
+    left = leave_unfinished(corpus / "egs", "egs.1.ark", "info/feat_dim", "log/get_egs.1.log", "split/feats.1.scp")
     done = get_egs(corpus, "--valid-uttlist=valid", "--cmvn-opts=--norm-means=true")
     assert done.returncode == 0, done.stderr
+    assert not still_there(left)
     assert (corpus / "egs/valid_uttlist").read_text().split() == ["s1-u001", "s2-u002"]
     assert "apply-cmvn --norm-means=true" in (corpus / "egs/log/get_egs.1.log").read_text()
     assert (corpus / "egs/cmvn_opts").read_text() == "--norm-means=true\n"

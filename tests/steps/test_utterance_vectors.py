@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from leftovers import leave_unfinished, still_there
 from tiny_corpus import FEAT_DIM, SPLICED, final_config
 from tiny_language import make_language, make_spoken_corpus
 
@@ -42,7 +43,10 @@ def read(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus, and a second data directory with the first ten utterances of it; vectors of both."""
+    """A corpus, and a second data directory with the first ten utterances of it; vectors of both.
+
+    ``own_vectors`` are the second's by its own statistics.
+    """
     folder = tmp_path_factory.mktemp("vectors")
     make_language(folder)
     make_spoken_corpus(folder, utterances=24)
@@ -52,6 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "test" / name).write_text("".join(lines[:10]))
     vectors(folder, "--nj=3", "data", "train_vectors")
     vectors(folder, "--nj=2", "--like=train_vectors", "test", "test_vectors")
+    vectors(folder, "test", "own_vectors")
     return folder
 
 
@@ -77,7 +82,6 @@ def test_vectors_like_others_are_relative_to_the_same_statistics(made: Path) -> 
         np.testing.assert_array_equal(matrix, train[key])
     identities = [(made / name / "final.ie.id").read_text() for name in ("train_vectors", "test_vectors")]
     assert identities[0] == identities[1]
-    vectors(made, "test", "own_vectors")
     assert (made / "own_vectors/final.ie.id").read_text() != identities[0]
     vectors(made, "--per-speaker=true", "data", "speaker_vectors")
     assert (made / "speaker_vectors/final.ie.id").read_text() != identities[0]
@@ -86,7 +90,9 @@ def test_vectors_like_others_are_relative_to_the_same_statistics(made: Path) -> 
 
 def test_speakers_vectors_are_the_same_in_all_their_utterances_whatever_the_jobs(made: Path) -> None:
     vectors(made, "--per-speaker=true", "--nj=1", "data", "one")
+    left = leave_unfinished(made / "four", "ivector_online.5.ark", "log/vectors.5.log")
     vectors(made, "--per-speaker=true", "--nj=4", "data", "four")
+    assert not still_there(left)
     one, four = read(made, "one"), read(made, "four")
     assert set(one) == set(four)
     of_speaker: dict[str, np.ndarray] = {}
