@@ -199,7 +199,7 @@ def _expand_together(matrices: Sequence[bytes], token_size: int) -> np.ndarray:
         # side by side, each column with the limits of its matrix
         headers = np.ascontiguousarray(body[:, : 8 * columns]).view("<u2").reshape(-1, 4)
         data = body[:, 8 * columns :].reshape(-1, rows).T
-        lowest, extent = (limits[:, [side]].repeat(columns, axis=0) for side in (0, 1))
+        lowest, extent = (limits[:, side].repeat(columns) for side in (0, 1))
         wide = replace(one, min_value=lowest, range=extent, column_headers=headers, data=data).to_array()
         return wide.reshape(rows, len(matrices), columns).swapaxes(0, 1).reshape(-1, columns)
     data = np.ascontiguousarray(body).view(one.data.dtype).reshape(-1, rows, columns)

@@ -153,28 +153,39 @@ def _expand_percentiles(
 ) -> Float32:
     """Interpolate between the columns' percentiles: bytes of the form CM to float32.
 
+    ``min_value`` and ``extent`` are numbers, or have one for each column. NumPy's loops run along the longer side.
+
     Kaldi adds in double precision and rounds to float32 at last. Where a byte is divided by a power of two, one
-    addition in single precision gives the same number, as long as the range is above 1e-30: the sum of two float32
-    numbers is exact in double precision, or the smaller is of no consequence.
+    addition in single precision gives the same number, as long as the range is above 1e-30 and below 1e36: the sum of
+    two float32 numbers is exact in double precision, or the smaller is of no consequence.
     """
+    upright = data.shape[0] > data.shape[1]
     with np.errstate(all="ignore"):
-        p0, p25, p75, p100 = _uint16_to_float(min_value, extent, headers).T[:, :, None]
-        columns = np.ascontiguousarray(data.T)  # one after the other, as they lie in files
-        counts = columns.astype(np.float32)
-        low = counts * (p25 - p0)
-        low *= np.float32(1 / 64)
+        limits = _uint16_to_float(min_value, extent, headers.T)
+        p0, p25, p75, p100 = limits[:, :, None] if upright else limits[:, None, :]
+        levels = np.ascontiguousarray(data.T if upright else data)
+        counts = levels.astype(np.float32)
+        low = counts * ((p25 - p0) * np.float32(1 / 64))
         low += p0
         values = counts - np.float32(64)
-        values *= p75 - p25
-        values *= np.float32(1 / 128)
+        values *= (p75 - p25) * np.float32(1 / 128)
         values += p25
-        np.putmask(values, columns <= 64, low)  # a third of the time of copyto
-        high = np.flatnonzero(columns > 192)
-        of_column = high // max(1, columns.shape[1])
+        _replace(values, low, levels <= 64)
+        high = np.flatnonzero(levels > 192)
+        of_column = high // max(1, levels.shape[1]) if upright else high % max(1, levels.shape[1])
         above = counts.ravel()[high] - np.float32(192)
         above *= (p100 - p75).ravel()[of_column]
         values.ravel()[high] = _add_over_63(p75.ravel()[of_column].astype(np.float64), above)
-        return values.T
+        return values.T if upright else values
+
+
+def _replace(values: Float32, others: Float32, where: NDArray[np.bool_]) -> None:
+    """Take numbers from another array, by their bits: without a branch for each, a quarter of putmask's time."""
+    mask = where.view(np.int8).astype(np.int32)
+    np.negative(mask, out=mask)
+    bits = values.view(np.int32)
+    mask &= bits ^ others.view(np.int32)
+    bits ^= mask
 
 
 def _add_over_63(start: NDArray[np.float64], count: Float32) -> NDArray[np.float64]:

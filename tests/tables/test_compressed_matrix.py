@@ -39,3 +39,23 @@ def test_every_byte_between_percentiles_is_as_in_exact_arithmetic(
         percentiles = np.array([float(place) for place in places]).astype(np.float32)
         expected = np.array([_expanded(percentiles, byte) for byte in data[:, column].tolist()], np.float32)
         np.testing.assert_array_equal(found[:, column], expected)
+
+
+def test_wide_matrices_are_expanded_as_tall_ones() -> None:
+    random = np.random.default_rng(5)
+    headers = np.sort(random.integers(0, 65536, (3, 4)), axis=1).astype(np.uint16)
+    data = np.stack([random.permutation(256) for _ in range(3)], axis=1).astype(np.uint8)
+    tall = CompressedMatrix(PERCENTILES, np.float32(-2), np.float32(9), 256, 3, headers, data).to_array()
+    side_by_side = data.reshape(128, 2, 3).swapaxes(0, 1).reshape(2, 384)
+    wide = CompressedMatrix(
+        PERCENTILES, np.float32(-2), np.float32(9), 2, 384, np.tile(headers, (128, 1)), side_by_side
+    ).to_array()
+    np.testing.assert_array_equal(wide.reshape(2, 128, 3).swapaxes(0, 1).reshape(256, 3), tall)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 3), (3, 0), (1, 1)])
+def test_a_matrix_without_numbers_or_with_one_is_expanded(rows: int, columns: int) -> None:
+    headers = np.tile(np.array([0, 0, 0, 65535], np.uint16), (columns, 1))
+    data = np.full((rows, columns), 255, np.uint8)
+    matrix = CompressedMatrix(PERCENTILES, np.float32(1), np.float32(2), rows, columns, headers, data)
+    np.testing.assert_array_equal(matrix.to_array(), np.full((rows, columns), 3, np.float32))
