@@ -11,6 +11,7 @@ os.environ["PATH"] = os.pathsep.join([str(ROOT / "bin"), str(Path(sys.executable
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[variable] = "1"
 
+import kaldi  # noqa: E402
 import model_loading  # noqa: E402
 import programs  # noqa: E402
 import scaling  # noqa: E402
@@ -24,6 +25,8 @@ REPORTS = {
     "program": train_step.program_report,
     "threads": threads.report,
     "examples": programs.examples_report,
+    "kaldi-examples": kaldi.examples_report,
+    "kaldi-training": kaldi.training_report,
     "help": programs.help_report,
     "average": programs.average_report,
     "scaling": scaling.report,

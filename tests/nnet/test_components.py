@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from component_examples import EXAMPLES
 
 from nnet3py.errors import UserError
 from nnet3py.nnet.block_affine import BlockAffineComponent
@@ -15,48 +16,6 @@ from nnet3py.nnet.configuration import ConfigLine
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.nnet.network import Network
 
-EXAMPLES = {
-    "affine": "type=AffineComponent input-dim=5 output-dim=4",
-    "natural gradient affine": "type=NaturalGradientAffineComponent input-dim=5 output-dim=4 bias-mean=1.0",
-    "linear": "type=LinearComponent input-dim=5 output-dim=4",
-    "fixed affine": "type=FixedAffineComponent input-dim=5 output-dim=4",
-    "fixed scale": "type=FixedScaleComponent dim=6",
-    "fixed bias": "type=FixedBiasComponent dim=6",
-    "permute": "type=PermuteComponent column-map=2,0,1,4,3",
-    "p-norm": "type=PnormComponent input-dim=12 output-dim=3",
-    "normalize": "type=NormalizeComponent dim=6 target-rms=0.7",
-    "normalize in blocks": "type=NormalizeComponent dim=6 block-dim=3",
-    "normalize with log stddev": "type=NormalizeComponent dim=6 block-dim=3 add-log-stddev=true target-rms=0.5",
-    "relu": "type=RectifiedLinearComponent dim=6",
-    "sigmoid": "type=SigmoidComponent dim=6",
-    "tanh": "type=TanhComponent dim=6",
-    "softmax": "type=SoftmaxComponent dim=6",
-    "log-softmax": "type=LogSoftmaxComponent dim=6",
-    "log": "type=LogComponent dim=6",
-    "sum of equal groups": "type=SumGroupComponent input-dim=6 output-dim=3",
-    "sum of groups": "type=SumGroupComponent sizes=1,3,2",
-    "sum of blocks": "type=SumBlockComponent input-dim=6 output-dim=2 scale=0.7",
-    "repeated affine": "type=RepeatedAffineComponent input-dim=6 output-dim=9 num-repeats=3 bias-stddev=1",
-    "natural gradient repeated affine": "type=NaturalGradientRepeatedAffineComponent input-dim=6 output-dim=4 "
-    "num-repeats=2 bias-mean=0.5",
-    "block affine": "type=BlockAffineComponent input-dim=6 output-dim=9 num-blocks=3",
-    "batch-norm": "type=BatchNormComponent dim=6 target-rms=0.5 epsilon=0.01",
-    "batch-norm in blocks": "type=BatchNormComponent dim=6 block-dim=2",
-    "no-op": "type=NoOpComponent dim=6",
-    "dropout": "type=DropoutComponent dim=6 dropout-proportion=0.4",
-    "dropout of frames": "type=DropoutComponent dim=6 dropout-proportion=0.4 dropout-per-frame=true",
-    "general dropout": "type=GeneralDropoutComponent dim=6 block-dim=3 dropout-proportion=0.3",
-    "continuous dropout": "type=GeneralDropoutComponent dim=6 dropout-proportion=0.3 continuous=true time-period=2",
-    "spec-augment": "type=GeneralDropoutComponent dim=8 specaugment-max-proportion=0.5 specaugment-max-regions=2",
-    "time masks": "type=SpecAugmentTimeMaskComponent dim=6 zeroed-proportion=0.5 time-mask-max-frames=2",
-    "scales": "type=PerElementScaleComponent dim=6 param-stddev=0.3",
-    "natural gradient scales": "type=NaturalGradientPerElementScaleComponent dim=6 param-stddev=0.3",
-    "offsets": "type=PerElementOffsetComponent dim=6 block-dim=3 param-stddev=0.3",
-    "scales and offsets": "type=ScaleAndOffsetComponent dim=6 block-dim=3",
-    "product": "type=ElementwiseProductComponent input-dim=6 output-dim=2",
-    "tdnn": "type=TdnnComponent input-dim=3 output-dim=4 time-offsets=-1,0,2",
-    "tdnn without bias": "type=TdnnComponent input-dim=3 output-dim=4 time-offsets=0,3 use-bias=false",
-}
 OUTPUT_TIMES = [0, 1, 2, 3]
 SEQUENCES = 2
 

@@ -1,0 +1,133 @@
+"""Every component beside Kaldi's own programs, where these are on PATH: files, training, evaluation."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from component_examples import EXAMPLES
+from tiny_minibatches import write_examples
+
+from nnet3py.nnet.component import component_class
+from nnet3py.nnet.configuration import ConfigLine
+from nnet3py.nnet.model_file import read_network
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("nnet3-train") is None, reason="Kaldi's nnet3-train, nnet3-copy and nnet3-compute-prob are not on PATH"
+)
+
+DRAWN = re.compile("Dropout|SpecAugment")
+REPAIRED = re.compile("type=(RectifiedLinear|Sigmoid|Tanh|Softmax|LogSoftmax)Component")
+CONFIGS = {
+    name: config.replace("=-1,0,2", "=-1,0,1").replace("=0,3", "=0,1")  # as far as the examples reach
+    for name, config in EXAMPLES.items()
+    if name != "log"  # not in Kaldi any more
+}
+
+
+def run(folder: Path, command: str) -> str:
+    """What a command writes to standard error; it must succeed."""
+    done = subprocess.run(command.split(), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def config_around(component: str) -> str:
+    """The component between two affine layers, without self-repair, for which Kaldi draws the minibatches.
+
+    These learn by plain SGD: the derivatives of three classes have two dimensions, and where an estimate of natural
+    gradient has more, its further directions are decided by rounding.
+    """
+    line = ConfigLine(f"component name=test {component}")
+    made = component_class(line.text_value("type")).from_config(line, np.random.default_rng(0))
+    rates = "learning-rate=0.05 max-change=0.75"
+    affine = f"type=AffineComponent {rates}"
+    extra = f" {rates}" if made.parameters() else " self-repair-scale=0" if REPAIRED.search(component) else ""
+    parts = {
+        "first": f"{affine} input-dim=5 output-dim={made.input_dim}",
+        "middle": f"{component}{extra}",
+        "last": f"{affine} input-dim={made.output_dim} output-dim=3",
+        "log": "type=LogSoftmaxComponent dim=3",
+    }
+    lines, below = ["input-node name=input dim=5"], "input"
+    for name, settings in parts.items():
+        lines += [f"component name={name} {settings}", f"component-node name={name} component={name} input={below}"]
+        below = name
+    return "\n".join([*lines, f"output-node name=output input={below}"]) + "\n"
+
+
+@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A model ``0.raw`` with the component, and ten minibatches."""
+    (tmp_path / "config").write_text(config_around(request.param))
+    run(tmp_path, "nnet-init --srand=3 config 0.raw")
+    write_examples(tmp_path / "egs.ark", range(10))
+    write_examples(tmp_path / "one.ark", range(1))
+    return tmp_path
+
+
+def change(folder: Path, model: str, component: str) -> np.ndarray:
+    """What training has added to a component's parameters, in one vector."""
+    old, new = (read_network(f"{folder}/{name}").components[component].parameters() for name in ("0.raw", model))
+    return np.concatenate([(new[field] - old[field]).ravel() for field in old]).astype(np.float64)
+
+
+def assert_alike(folder: Path, model: str, other: str, rtol: float, atol: float = 0.0) -> None:
+    """All numbers of two models of the same components."""
+    components, others = (read_network(f"{folder}/{name}").components for name in (model, other))
+    for name, component in components.items():
+        for field in type(component).fields:
+            if field.attribute:
+                found, expected = (getattr(each, field.attribute) for each in (component, others[name]))
+                if isinstance(found, np.ndarray | float):
+                    np.testing.assert_allclose(found, expected, rtol, atol, err_msg=f"{name} {field.token}")
+                else:
+                    assert found == expected, (name, field.token)
+
+
+def test_a_model_is_written_by_kaldi_as_it_was(folder: Path) -> None:
+    run(folder, "nnet3-copy 0.raw binary")
+    assert (folder / "binary").read_bytes() == (folder / "0.raw").read_bytes()
+    run(folder, "nnet3-copy --binary=false 0.raw text")
+    run(folder, "nnet-copy --binary=false 0.raw ours")
+    assert (folder / "ours").read_text().split() == (folder / "text").read_text().split()
+
+
+def test_a_trained_model_is_read_by_both(folder: Path) -> None:
+    """Kaldi divides statistics by their counts in single precision: in its own copies, last digits are others."""
+    run(folder, "nnet-train-shard --srand=1 0.raw ark:egs.ark 1.raw")
+    run(folder, "nnet3-copy 1.raw copy")
+    assert_alike(folder, "copy", "1.raw", rtol=1.0e-6)
+    run(folder, "nnet3-train --use-gpu=no --srand=1 0.raw ark:egs.ark 2.raw")
+    run(folder, "nnet-copy 2.raw copy")
+    assert (folder / "copy").read_bytes() == (folder / "2.raw").read_bytes()
+
+
+def test_training_changes_it_as_kaldi_does(folder: Path) -> None:
+    if DRAWN.search((folder / "config").read_text()):
+        pytest.skip("what it puts out is drawn at random")
+    run(folder, "nnet-train-shard --srand=1 0.raw ark:egs.ark ours.raw")
+    run(folder, "nnet3-train --use-gpu=no --srand=1 0.raw ark:egs.ark kaldis.raw")
+    for component in read_network(f"{folder}/0.raw").updatable_components():
+        ours, theirs = (change(folder, f"{who}.raw", component) for who in ("ours", "kaldis"))
+        assert np.linalg.norm(theirs) > 0.0
+        assert np.linalg.norm(ours - theirs) < 1.0e-3 * np.linalg.norm(theirs), component
+
+
+def test_statistics_and_objective_are_kaldis(folder: Path) -> None:
+    """After one minibatch: of later ones, Kaldi draws which to observe."""
+    if DRAWN.search((folder / "config").read_text()):
+        pytest.skip("what it puts out is drawn at random")
+    run(folder, "nnet-train-shard 0.raw ark:one.ark ours.raw")
+    run(folder, "nnet3-train --use-gpu=no 0.raw ark:one.ark kaldis.raw")
+    assert_alike(folder, "ours.raw", "kaldis.raw", rtol=1.0e-3, atol=1.0e-5)
+    found = [
+        re.search(r"for 'output' is (-\d+\.\d+)", run(folder, f"{program} kaldis.raw ark:egs.ark"))
+        for program in ("nnet-compute-prob", "nnet3-compute-prob")
+    ]
+    ours_prob, kaldis_prob = (float(match[1]) for match in found if match)
+    assert ours_prob == pytest.approx(kaldis_prob, abs=2.0e-5)
