@@ -57,6 +57,7 @@ class ParameterUpdate:
         self._restored: dict[tuple[str, str], NaturalGradientState] = {}
         self._name, self._must_fit = "", True
         self.preconditioners: dict[tuple[str, str], OnlineNaturalGradient] = {}
+        self._frozen = False
         self._scratch: dict[str, Array] = {}
 
     def restore(self, estimates: dict[tuple[str, str], NaturalGradientState], name: str, must_fit: bool) -> None:
@@ -81,7 +82,8 @@ class ParameterUpdate:
         return found
 
     def freeze(self, frozen: bool) -> None:
-        """While frozen, the online estimates are applied and not updated."""
+        """While frozen, the online estimates are applied and not updated; one that is new is only started."""
+        self._frozen = frozen
         for preconditioner in self.preconditioners.values():
             preconditioner.frozen = frozen
 
@@ -144,6 +146,7 @@ class ParameterUpdate:
                 alpha = options.alpha_out
             rank = options.rank_in if side == "in" else options.rank_out
             made = OnlineNaturalGradient(rank, alpha, options.update_period, options.num_samples_history)
+            made.frozen = self._frozen
             made.state = self.restored_state(side, field, min(rank, dim - 1), dim)
             self.preconditioners.setdefault(key, made)  # another thread may have been quicker
         return self.preconditioners[key]

@@ -337,8 +337,9 @@ def test_statistics_come_back_to_the_network() -> None:
             assert found.oderiv_count > 0
 
 
-def test_backstitch_gives_the_same_parameters() -> None:
-    options = TrainerOptions(backstitch_training_scale=0.3, backstitch_training_interval=2)
+@pytest.mark.parametrize("interval", [1, 2])
+def test_backstitch_gives_the_same_parameters(interval: int) -> None:
+    options = TrainerOptions(backstitch_training_scale=0.3, backstitch_training_interval=interval)
     cpu, device = trained(tiny_network(), options, [minibatch(seed) for seed in range(30)])
     assert_alike(cpu.network, device.network, 1e-4)
     assert device.logs["output_backstitch"].overall.average == pytest.approx(

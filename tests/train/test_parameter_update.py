@@ -132,3 +132,16 @@ def test_a_whole_gradient_is_preconditioned_by_rows(method: Method) -> None:
         update.add_gradient(np.full((9, 7), np.inf, np.float32), np.zeros(9, np.float32), "linear", "bias")
     assert not update.finite
     np.testing.assert_array_equal(update.delta["linear"], before)
+
+
+def test_an_estimate_that_is_new_while_frozen_is_started_and_not_updated() -> None:
+    """As in Kaldi, where backstitch freezes what is not there yet on its first minibatch."""
+    update = _update(_layer(6, 5), Method.ONLINE)
+    x, dy = _rows(1, 40, 6), _rows(2, 40, 5)
+    update.freeze(True)
+    update.add_outer_product(dy, x, "linear", "bias")
+    started = OnlineNaturalGradient(rank=update.estimates()["out", "linear"].W.shape[0]).started(dy)
+    np.testing.assert_array_equal(update.estimates()["out", "linear"].W, started.W)
+    update.freeze(False)
+    update.add_outer_product(dy, x, "linear", "bias")
+    assert (update.estimates()["out", "linear"].W != started.W).any()
