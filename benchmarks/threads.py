@@ -19,8 +19,8 @@ import numpy as np
 import timing
 from train_step import FRAMES, NETWORKS, PnormNetwork, bare_products, nnet3py_step
 
+from nnet3py.kept_memory import keep_freed_memory
 from nnet3py.nnet.network import Network
-from nnet3py.train.kept_memory import keep_freed_memory
 from nnet3py.train.parameter_update import Method
 from nnet3py.train.threads import train_in_threads
 from nnet3py.train.trainer import Trainer, TrainerOptions

@@ -16,6 +16,7 @@ from nnet3py.egs.cut import InputConfig, cut_utterance, ivector_lengths_match, l
 from nnet3py.egs.example import EXAMPLE
 from nnet3py.egs.utterance_splitter import UtteranceSplitter
 from nnet3py.errors import UserError
+from nnet3py.kept_memory import keep_freed_memory
 from nnet3py.tables.general_matrix import to_array
 from nnet3py.tables.holders import GENERAL_MATRIX, MATRIX, POSTERIOR
 from nnet3py.tables.posterior import Posterior
@@ -97,6 +98,7 @@ def _cut(
     online_ivectors: str,
 ) -> None:
     num_errors = 0
+    keep_freed_memory()
     with contextlib.ExitStack() as stack:
         ivector_reader: RandomAccessReader[np.ndarray] | None = None
         if online_ivectors:

@@ -1,8 +1,8 @@
-"""Keeping freed memory in the process between minibatches.
+"""Keeping freed memory in the process between minibatches, or utterances.
 
-Every minibatch allocates and frees the same arrays of a few megabytes. The C library's default is to give such pieces
-back to the operating system at once, which must then clear each page anew: measured, a fifth of the time of an SGD
-step. The settings are the process's own and last to its end.
+Each of them allocates and frees the same arrays. The C library's default is to give such pieces back to the operating
+system at once, which must then clear each page anew: measured, a fifth of the time of an SGD step, and a twentieth of
+that of making and merging examples. The settings are the process's own and last to its end.
 """
 
 from __future__ import annotations
