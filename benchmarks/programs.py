@@ -24,7 +24,7 @@ def _run(command: str, folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def _make_inputs(folder: Path) -> None:
+def make_inputs(folder: Path) -> None:
     from nnet3py.tables.holders import INT_VECTOR, MATRIX
     from nnet3py.tables.table import TableWriter
 
@@ -52,7 +52,7 @@ def examples_report() -> list[str]:
     lines = ["| program | frames a second |", "| --- | --- |"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _make_inputs(folder)
+        make_inputs(folder)
         for stage, command in stages.items():
             seconds = statistics.median(_run(command, folder) for _ in range(3))
             lines.append(f"| {stage} | {NUM_UTTERANCES * FRAMES / seconds:,.0f} |")

@@ -18,8 +18,10 @@ from nnet3py.nnet.model_file import read_network
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.table import SequentialReader, TableWriter
 
+PROGRAMS = ("train", "copy", "init", "average", "combine", "compute", "compute-prob", "info")
 pytestmark = pytest.mark.skipif(
-    shutil.which("nnet3-train") is None, reason="Kaldi's nnet3-train, nnet3-copy and nnet3-compute-prob are not on PATH"
+    not all(shutil.which(f"nnet3-{program}") for program in PROGRAMS),
+    reason=f"not all of Kaldi's nnet3-{', nnet3-'.join(PROGRAMS)} are on PATH",
 )
 
 DRAWN = re.compile("Dropout|SpecAugment")
@@ -180,8 +182,10 @@ component name=first type=TdnnComponent input-dim=5 output-dim=12 time-offsets=-
 component-node name=first component=first input=input
 component name=norm type=BatchNormComponent dim=12
 component-node name=norm component=norm input=first
+component name=drop type=DropoutComponent dim=12 dropout-proportion=0
+component-node name=drop component=drop input=norm
 component name=pnorm type=PnormComponent input-dim=12 output-dim=6
-component-node name=pnorm component=pnorm input=norm
+component-node name=pnorm component=pnorm input=drop
 component name=last type=NaturalGradientAffineComponent input-dim=6 output-dim=3 rank-out=1 {settings}
 component-node name=last component=last input=pnorm
 component name=log type=LogSoftmaxComponent dim=3
