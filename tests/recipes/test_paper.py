@@ -182,7 +182,7 @@ def test_what_is_not_a_size_or_a_phase_is_one_error() -> None:
 
 
 STOPPED = """
-import sys
+import subprocess, sys, time
 sys.path.insert(0, {paper!r})
 import plan, run
 from trial import Corpus, Rates
@@ -191,23 +191,29 @@ Corpus.egs = lambda self, frames: "egs"
 def complete(corpus, trial, decodes, stop):
     corpus.run(["sleep", "60"], trial.name)
 run.complete = complete
+class Popen(subprocess.Popen):  # a child is there for a while before who started it goes on, as on a busy machine
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        time.sleep({pause})
+subprocess.Popen = Popen
 trials = plan.Plan(plan.FULL, lambda method, jobs: Rates(0.01, 0.001))
 with termination_interrupts():
     run.run_phase(Corpus({work!r}, "make_configs.py"), trials, "headline", 2)
 """
 
 
-def test_a_run_that_is_stopped_takes_its_trainings_with_it(tmp_path: Path) -> None:
-    script = STOPPED.format(paper=str(PAPER), work=str(tmp_path))
+@pytest.mark.parametrize("pause", [0.0, 0.5])
+def test_a_run_that_is_stopped_takes_its_trainings_with_it(pause: float, tmp_path: Path) -> None:
+    script = STOPPED.format(paper=str(PAPER), work=str(tmp_path), pause=pause)
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30.0
-    while len(children := _children(process.pid)) < 2:
+    while len(children := _children(process.pid)) < (1 if pause else 2):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.terminate()  # it alone: a terminal's Ctrl-C would reach all
     assert process.wait(timeout=20) != 0
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
-    assert len(list(tmp_path.glob("log/*.log"))) == 2  # no other was begun
+    assert len(list(tmp_path.glob("log/*.log"))) <= 2  # no other was begun
 
 
 def _children(pid: int) -> list[str]:

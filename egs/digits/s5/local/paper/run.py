@@ -116,8 +116,8 @@ def run_phase(corpus: Corpus, plan: Plan, name: str, slots: int) -> None:
         corpus.egs(frames)
     started, stop = time.monotonic(), threading.Event()
     with ThreadPoolExecutor(slots) as pool:
-        running = [pool.submit(complete, corpus, trial, decodes, stop) for trial in missing]
         try:
+            running = [pool.submit(complete, corpus, trial, decodes, stop) for trial in missing]
             for done, future in enumerate(as_completed(running), 1):
                 trial = future.result()
                 found = result(corpus, trial)
@@ -131,8 +131,7 @@ def run_phase(corpus: Corpus, plan: Plan, name: str, slots: int) -> None:
                     )
         except BaseException as problem:
             stop.set()
-            for future in running:
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
             if not isinstance(problem, UserError):
                 end_running()
             raise

@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from nnet3py.driver.report import Progress, read_progress
 from nnet3py.errors import UserError
@@ -22,7 +24,42 @@ STEPS = Path(__file__).resolve().parents[5] / "steps"
 ACOUSTIC_SCALES = "0.1,0.15,0.2,0.25,0.3"
 FIXED_SCALE = "0.1"
 
-_running: set[subprocess.Popen[bytes]] = set()
+
+class _Programs:
+    """The programs that run now, from several threads; once they were asked to end, no other is started."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # a program is started and known in one step, so that none is missed at the end
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+
+    def run(self, command: list[str], folder: str, output: IO[str], environment: dict[str, str]) -> int:
+        """Run a program to its end, and return its status.
+
+        Raises:
+            UserError: programs were asked to end.
+        """
+        with self._lock:
+            if self._ended:
+                raise UserError(f"{os.path.basename(command[0])} was not started: the run is being stopped.")
+            process = subprocess.Popen(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            )
+            self._running.add(process)
+        status = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        return status
+
+    def end(self) -> None:
+        """Ask all that run to end."""
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                process.terminate()
+
+
+_programs = _Programs()
 
 
 @dataclass(frozen=True)
@@ -119,18 +156,13 @@ class Corpus:
         """Run a program in the corpus's directory; what it says goes into a log. Steps end when this process is gone.
 
         Raises:
-            UserError: it failed.
+            UserError: it failed, or the run is being stopped.
         """
         log_path = self.path(f"log/{log_name}.log")
         os.makedirs(os.path.dirname(log_path), exist_ok=True)
         environment = {**os.environ, DRIVER_PID: str(os.getpid())}
         with open(log_path, "w", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-            )
-        _running.add(process)
-        status = process.wait()
-        _running.discard(process)
+            status = _programs.run(command, self.folder, log, environment)
         if status != 0:
             with open(log_path, encoding="utf-8", errors="replace") as log:
                 said = [line.rstrip() for line in log if line.startswith("ERROR")] or ["it gave no error message"]
@@ -159,8 +191,7 @@ class Corpus:
 
 def end_running() -> None:
     """Ask the programs that :meth:`Corpus.run` waits for to end; steps end their jobs, and can be gone on with."""
-    for process in list(_running):
-        process.terminate()
+    _programs.end()
 
 
 def train(corpus: Corpus, trial: Trial) -> None:
