@@ -30,6 +30,7 @@ $(READY): requirements-lock.txt setup.cfg pyproject.toml
 	  "python3-venv package." >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-lock.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q nnet3py
 	@$(BIN)/python -c "from nnet3py.kernels.compiled import prepare; prepare()"
 	@touch $@
 

@@ -85,7 +85,8 @@ def test_a_damaged_record_of_options_is_an_error(text: str, tmp_path: Path) -> N
         Experiment(str(tmp_path)).record("options.json", {"--a": 1}, force=False)
 
 
-def test_two_drivers_cannot_share_a_directory(tmp_path: Path) -> None:
+def test_two_drivers_cannot_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnet3py.driver.directory_lock._WAIT_SECONDS", 0.3)
     script = (
         "import sys, time\n"
         "from nnet3py.driver.directory_lock import locked\n"
