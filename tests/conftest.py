@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,14 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """No slow test is begun after the time (in seconds since 1970) that a run with a limit gives; see .ci/run."""
+    until = float(os.environ.get("NNET3PY_SLOW_TESTS_UNTIL", "inf"))
+    if item.get_closest_marker("slow") is not None and time.time() > until:
+        pytest.skip("no time was left for this slow test: NNET3PY_SLOW_TESTS_UNTIL has passed")
 
 
 @pytest.fixture(scope="session")

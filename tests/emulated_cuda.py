@@ -20,6 +20,7 @@ from nnet3py.gpu.cuda_operations import CudaOperations, kernel_source, kernels_o
 from nnet3py.gpu.operations import HostOperations
 
 _SHIM = r"""
+#include <setjmp.h>
 #include <ucontext.h>
 #include <cmath>
 #include <cstdint>
@@ -30,14 +31,25 @@ struct Index { int x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
 static std::vector<double> emulated_shared_memory(1 << 16);
 static char* const emulated_shared = reinterpret_cast<char*>(emulated_shared_memory.data());
-static ucontext_t scheduler;
+// A context is entered by setcontext, which is a system call for its signal mask; its turns are jumps, which are none.
+struct Turn { jmp_buf place; };
+static Turn scheduler;
+static std::vector<Turn> turns;
 static std::vector<ucontext_t> contexts;
 static std::vector<std::vector<char>> stacks;
-static std::vector<char> alive;
+static std::vector<char> alive, entered;
 static int running;
 static std::function<void()> body;
 static float exchanged[1024];
-static void turn() { swapcontext(&contexts[running], &scheduler); }
+__attribute__((noinline)) static void turn() {
+  if (!_setjmp(turns[running].place)) _longjmp(scheduler.place, 1);
+}
+__attribute__((noinline)) static void resume(int thread) {
+  if (_setjmp(scheduler.place)) return;
+  if (entered[thread]) _longjmp(turns[thread].place, 1);
+  entered[thread] = 1;
+  setcontext(&contexts[thread]);
+}
 #define __global__
 #define __launch_bounds__(threads)
 #define __device__
@@ -65,34 +77,43 @@ static short2 make_short2(short x, short y) { return {x, y}; }
 static void atomicAdd(double* at, double value) { *at += value; }
 static void atomicOr(int* at, int bits) { *at |= bits; }
 static void enter() {
-  body();
-  alive[running] = 0;
-  swapcontext(&contexts[running], &scheduler);
+  for (;;) {
+    body();
+    alive[running] = 0;
+    turn();
+  }
+}
+static void make_contexts(int threads) {
+  for (int t = contexts.size(); t < threads; ++t) {
+    contexts.emplace_back();
+    turns.emplace_back();
+    stacks.emplace_back(32768);
+    entered.push_back(0);
+  }
+  for (int t = 0; t < threads; ++t)
+    if (!entered[t]) {  // else it waits at the end of its last block
+      getcontext(&contexts[t]);
+      contexts[t].uc_stack.ss_sp = stacks[t].data();
+      contexts[t].uc_stack.ss_size = stacks[t].size();
+      makecontext(&contexts[t], enter, 0);
+    }
 }
 static void run(const int* grid, int threads) {
   gridDim = {grid[0], grid[1], grid[2]};
   blockDim = {threads, 1, 1};
-  contexts.resize(threads);
-  if ((int)stacks.size() < threads) stacks.resize(threads, std::vector<char>(32768));
+  make_contexts(threads);
   for (int z = 0; z < grid[2]; ++z)
     for (int y = 0; y < grid[1]; ++y)
       for (int x = 0; x < grid[0]; ++x) {
         blockIdx = {x, y, z};
         alive.assign(threads, 1);
-        for (int t = 0; t < threads; ++t) {
-          getcontext(&contexts[t]);
-          contexts[t].uc_stack.ss_sp = stacks[t].data();
-          contexts[t].uc_stack.ss_size = stacks[t].size();
-          contexts[t].uc_link = &scheduler;
-          makecontext(&contexts[t], enter, 0);
-        }
         for (int left = threads; left > 0;) {
           left = 0;
           for (int t = 0; t < threads; ++t)
             if (alive[t]) {
               running = t;
               threadIdx = {t, 0, 0};
-              swapcontext(&scheduler, &contexts[t]);
+              resume(t);
               left += alive[t];
             }
         }
@@ -121,7 +142,8 @@ def _compile(module: str, directory: Path) -> dict[str, Any]:
     path = directory / f"{module}.cpp"
     path.write_text(_SHIM + source + "".join(launchers))
     library = directory / f"{module}.so"
-    command = [str(compiler()), "-O2", "-w", "-shared", "-fPIC", "-std=c++17", "-o", str(library), str(path)]
+    options = ["-O2", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC", "-std=c++17"]  # jumps between stacks are wanted
+    command = [str(compiler()), *options, "-o", str(library), str(path)]
     subprocess.run(command, check=True)
     loaded = ctypes.CDLL(str(library))
     return {name: getattr(loaded, f"launch_{name}") for name, _ in kernels}

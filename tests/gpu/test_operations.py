@@ -7,11 +7,8 @@ from operation_checks import CHECKS, compare
 
 from nnet3py.gpu.operations import HostOperations
 
-LENGTHY = ("natural_gradient", "steps_of_rows_that_nearly_vanish")
-"""Threads that take turns are slow: up to half a minute. Another check of natural gradient starts the same kernels."""
 
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LENGTHY else n for n in CHECKS])
+@pytest.mark.parametrize("name", CHECKS)
 def test_a_kernel_on_the_cpu_agrees_with_numpy(emulated: HostOperations, name: str) -> None:
     compare(name, emulated, 1e-4)
 

@@ -378,11 +378,14 @@ def test_a_driver_killed_with_everything_is_known_by_its_lock(copy: Path, traine
     assert same(copy, trained)
 
 
-@pytest.mark.slow
-def test_killed_with_everything_at_50_random_moments_it_ends_with_the_same_bytes(copy: Path, trained: Path) -> None:
+@pytest.mark.parametrize(
+    "moments", [pytest.param(15, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.long)]
+)
+def test_killed_with_everything_at_random_moments_it_ends_with_the_same_bytes(
+    copy: Path, trained: Path, moments: int
+) -> None:
     """Moments are counted in programs begun, which a slow machine does not change, and a little time."""
-    chance = random.Random(7)
-    moments = int(os.environ.get("NNET3PY_KILLS", "50"))
+    chance = random.Random(moments)
     kills = trainings = 0
     while kills < moments:
         trainings += 1
