@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cost
 from plan import SIZES, Plan, Size
-from trial import Corpus, Rates, Trial, decode, end_running, result, train
+from trial import Corpus, Rates, Trial, decode, programs, result, train
 
 from nnet3py import log
 from nnet3py.driver.experiment import termination_interrupts
@@ -133,7 +133,7 @@ def run_phase(corpus: Corpus, plan: Plan, name: str, slots: int) -> None:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             if not isinstance(problem, UserError):
-                end_running()
+                programs.end()
             raise
 
 

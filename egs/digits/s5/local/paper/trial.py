@@ -25,8 +25,8 @@ ACOUSTIC_SCALES = "0.1,0.15,0.2,0.25,0.3"
 FIXED_SCALE = "0.1"
 
 
-class _Programs:
-    """The programs that run now, from several threads; once they were asked to end, no other is started."""
+class Programs:
+    """The programs that run now, started by several threads; once they were asked to end, no other is started."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # a program is started and known in one step, so that none is missed at the end
@@ -52,14 +52,15 @@ class _Programs:
         return status
 
     def end(self) -> None:
-        """Ask all that run to end."""
+        """Ask all that run to end; steps end their jobs, and can be gone on with."""
         with self._lock:
             self._ended = True
             for process in self._running:
                 process.terminate()
 
 
-_programs = _Programs()
+programs = Programs()
+"""Those of all corpora."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Corpus:
         os.makedirs(os.path.dirname(log_path), exist_ok=True)
         environment = {**os.environ, DRIVER_PID: str(os.getpid())}
         with open(log_path, "w", encoding="utf-8") as log:
-            status = _programs.run(command, self.folder, log, environment)
+            status = programs.run(command, self.folder, log, environment)
         if status != 0:
             with open(log_path, encoding="utf-8", errors="replace") as log:
                 said = [line.rstrip() for line in log if line.startswith("ERROR")] or ["it gave no error message"]
@@ -187,11 +188,6 @@ class Corpus:
             ]
             self.run(command, f"get_egs.{frames}")
         return folder
-
-
-def end_running() -> None:
-    """Ask the programs that :meth:`Corpus.run` waits for to end; steps end their jobs, and can be gone on with."""
-    _programs.end()
 
 
 def train(corpus: Corpus, trial: Trial) -> None:
