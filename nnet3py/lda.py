@@ -19,6 +19,7 @@ src/nnet2/get-feature-transform.{h,cc}; src/nnet3bin/nnet3-acc-lda-stats.cc.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -234,8 +235,8 @@ def accumulate_examples(
     from nnet3py.nnet.component import Phase
     from nnet3py.nnet.computation import ComputationCache
 
-    if not rand_prune >= 0:
-        raise UserError(f"--rand-prune cannot be negative, found {rand_prune}.")
+    if not 0 <= rand_prune < math.inf:
+        raise UserError(f"--rand-prune={rand_prune:g} is not possible: give a number from 0 on.")
     input_names = [node.name for node in network.input_nodes()]
     output_names = [node.name for node in network.output_nodes()]
     computations = ComputationCache(network)
@@ -325,8 +326,10 @@ def estimate_transform(statistics: LdaStatistics, options: TransformOptions) -> 
     target = options.dim if options.dim > 0 else dim
     if target > dim:
         raise UserError(f"--dim={target} is more than the dimension of the statistics, {dim}.")
-    if not options.within_class_factor >= 0:
-        raise UserError(f"--within-class-factor cannot be negative, found {options.within_class_factor}.")
+    if not 0 <= options.within_class_factor < math.inf:
+        raise UserError(
+            f"--within-class-factor={options.within_class_factor:g} is not possible: give a number from 0 on."
+        )
     log.log(f"Data count is {count:g}")
     within = total - between
     cholesky = _cholesky(within)

@@ -129,7 +129,28 @@ class _Switch(click.types.BoolParamType):
         return value.lower() in ("true", "t", "1")
 
 
-SWITCH = _Switch()
+class _Integer(click.types.IntParamType):
+    """Kaldi's integer: one of 32 bits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = int(super().convert(value, param, ctx))
+        if not -(1 << 31) <= number < 1 << 31:
+            self.fail(f"{value!r} is not an integer of 32 bits.", param, ctx)
+        return number
+
+
+class _Number(click.types.FloatParamType):
+    """Kaldi's floating-point number: of single precision, or infinite; NaN has no meaning for any option."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if number != number or _LARGEST_NUMBER < abs(number) < float("inf"):
+            self.fail(f"{value!r} is not a number of single precision.", param, ctx)
+        return number
+
+
+_LARGEST_NUMBER = 3.4028234663852886e38
+SWITCH, INTEGER, NUMBER = _Switch(), _Integer(), _Number()
 
 
 def _read_config_file(path: str) -> list[str]:
@@ -164,11 +185,11 @@ def program(*, usage: str, example: str) -> Callable[[Callable[..., int | None]]
 
     def decorate(function: Callable[..., int | None]) -> Callable[..., None]:
         name = usage.split()[0]
-        parameters = [_with_switches(p) for p in reversed(getattr(function, "__click_params__", []))]
+        parameters = [_with_kaldis_type(p) for p in reversed(getattr(function, "__click_params__", []))]
         parameters += [
             click.Option(["--config"], metavar="FILE", help="Read options from FILE, one --name=value a line."),
             click.Option(["--print-args"], type=SWITCH, default=True, help="Echo the command line on standard error."),
-            click.Option(["--verbose"], type=int, default=0, metavar="N", help="More messages, up to N=4."),
+            click.Option(["--verbose"], type=INTEGER, default=0, metavar="N", help="More messages, up to N=4."),
         ]
         command = _KaldiCommand(
             name,
@@ -196,9 +217,13 @@ def program(*, usage: str, example: str) -> Callable[[Callable[..., int | None]]
     return decorate
 
 
-def _with_switches(parameter: click.Parameter) -> click.Parameter:
+def _with_kaldis_type(parameter: click.Parameter) -> click.Parameter:
     if isinstance(parameter.type, click.types.BoolParamType):
         parameter.type = SWITCH
+    elif type(parameter.type) is click.types.IntParamType:
+        parameter.type = INTEGER
+    elif type(parameter.type) is click.types.FloatParamType:
+        parameter.type = NUMBER
     return parameter
 
 

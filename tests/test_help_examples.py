@@ -54,6 +54,42 @@ def test_the_example_in_the_help_works(
     assert "ERROR" not in done.stderr
 
 
+IMPOSSIBLE = [
+    ("nnet-get-egs", "--srand=2147483648", "not an integer of 32 bits"),
+    ("nnet-get-egs", "--srand=-99999999999999999999999", "not an integer of 32 bits"),
+    ("nnet-get-egs", "--srand=1.5", "not a valid integer"),
+    ("nnet-copy", "--scale=nan", "not a number of single precision"),
+    ("nnet-copy", "--scale=1e39", "not a number of single precision"),
+    ("apply-cmvn-online", "--cmn-window=99999999999999999999999", "not an integer of 32 bits"),
+    ("compute-mfcc-feats", "--preemphasis-coefficient=2", "Expected --preemphasis-coefficient from 0 to 1, found 2"),
+    ("compute-fbank-feats", "--num-mel-bins=2147483648", "not an integer of 32 bits"),
+    ("compute-fbank-feats", "--dither=1e38", "None of the 3 recordings"),
+    ("nnet-acc-lda-stats", "--rand-prune=inf", "--rand-prune=inf is not possible"),
+    ("nnet-get-feature-transform", "--within-class-factor=inf", "--within-class-factor=inf is not possible"),
+    ("nnet-mix-up", "--power=1e9", "--power=1e+09 is not possible"),
+    ("nnet-get-egs", "--frame-subsampling-factor=2147483647", "Chunks of 2147483647 frames are too long"),
+    ("nnet-train-shard", "--num-threads=2147483647", "give a number from 1 to 1024"),
+]
+
+
+@pytest.mark.parametrize(("program", "option", "message"), IMPOSSIBLE, ids=[" ".join(case[:2]) for case in IMPOSSIBLE])
+def test_a_value_that_an_option_cannot_have_gives_one_error_line_and_no_file(
+    program: str, option: str, message: str, example_directory: Path, tmp_path: Path
+) -> None:
+    example = help_of(program).split("\ne.g.: ", 1)[1].strip()
+    folder = tmp_path / "work"
+    shutil.copytree(example_directory, folder)
+    before = sorted(folder.iterdir())
+    command = example.replace(program, f"{program} {option}", 1)
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count(f"ERROR ({program}[") == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "RuntimeWarning" not in done.stderr
+    assert sorted(folder.iterdir()) == before
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_missing_input_gives_one_error_line_and_status_1(program: str, tmp_path: Path) -> None:
     done = subprocess.run([program, "--no-such-option=1"], capture_output=True, text=True, cwd=tmp_path)

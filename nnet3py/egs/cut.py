@@ -5,6 +5,7 @@ Source: Kaldi src/nnet3bin/nnet3-get-egs.cc and nnet3-get-egs-dense-targets.cc.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from nnet3py import log
 from nnet3py.egs import encoded_matrix, index_vector
-from nnet3py.egs.example import EncodedIo, Example
+from nnet3py.egs.example import Example, encoded_io_head
 from nnet3py.egs.utterance_splitter import Chunk, UtteranceSplitter
 from nnet3py.errors import UserError
 from nnet3py.tables.compressed_matrix import AUTOMATIC, compress_stack
@@ -22,6 +23,8 @@ from nnet3py.tables.posterior import Posterior
 from nnet3py.tables.sparse_matrix import SparseMatrix
 
 _ELEMENTS_AT_ONCE = 1 << 16
+_Part = tuple[bytes, bytes]
+"""Of an input or output in binary: all that comes before its matrix, and the matrix."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,7 @@ def labels_of_posterior(posterior: Posterior, num_pdfs: int) -> SparseMatrix:
 
     Raises UserError for a pdf that is not in 0..num_pdfs - 1 and for a weight that is not finite.
     """
-    sizes = np.array([len(frame) for frame in posterior], dtype=np.int64)
-    pairs = [pair for frame in posterior for pair in frame]
-    classes = np.array([pair[0] for pair in pairs], dtype=np.int64)
-    weights = np.array([pair[1] for pair in pairs], dtype=np.float32)
+    sizes, classes, weights = posterior.sizes, posterior.classes, posterior.weights
     frames = np.arange(len(posterior)).repeat(sizes)
     wrong = (classes < 0) | (classes >= num_pdfs)
     if wrong.any():
@@ -66,7 +66,7 @@ def labels_of_posterior(posterior: Posterior, num_pdfs: int) -> SparseMatrix:
     if not _is_plain(classes, weights, frames):
         return SparseMatrix.from_rows(posterior, num_pdfs)
     indptr = np.concatenate([[0], np.cumsum(sizes)])
-    return SparseMatrix(indptr, classes.astype(np.int32), weights, num_pdfs)
+    return SparseMatrix(indptr, classes, weights, num_pdfs)
 
 
 def _is_plain(classes: np.ndarray, weights: np.ndarray, frames: np.ndarray) -> bool:
@@ -107,8 +107,8 @@ def cut_utterance(
         rows = [_choose_ivector(ivectors, start, num_frames, period, generator) for start in starts]
         parts.append(_parts("ivector", [0] * len(chunks), ivectors, rows, [1] * len(chunks), config))
     parts.append(_targets(targets, chunks, factor, config))
-    for chunk, *ios in zip(chunks, *parts, strict=True):
-        yield f"{key}-{chunk.first_frame}", Example.from_encoded_ios(ios)
+    for chunk, *own in zip(chunks, *parts, strict=True):
+        yield f"{key}-{chunk.first_frame}", Example.from_encoded_parts(own)
 
 
 def _parts(
@@ -119,13 +119,18 @@ def _parts(
     sizes: Sequence[int],
     config: InputConfig,
     t_stride: int = 1,
-) -> list[EncodedIo]:
+) -> list[_Part]:
     """An input or output for each chunk: ``sizes`` rows of a matrix from ``starts`` on, its edges repeated."""
     encoded = _encoded_rows(name, matrix, starts, sizes, config)
     return [
-        EncodedIo(name, index_vector.consecutive(begin, size, t_stride), rows)
-        for begin, size, rows in zip(t_begins, sizes, encoded, strict=True)
+        (_head(name, begin, size, t_stride), rows) for begin, size, rows in zip(t_begins, sizes, encoded, strict=True)
     ]
+
+
+@functools.lru_cache(maxsize=256)
+def _head(name: str, t_begin: int, size: int, t_stride: int) -> bytes:
+    """What comes before the matrix of an input or output of ``size`` consecutive frames."""
+    return encoded_io_head(name, index_vector.consecutive(t_begin, size, t_stride))
 
 
 def _encoded_rows(
@@ -168,15 +173,16 @@ def _choose_ivector(ivectors: np.ndarray, start: int, num_frames: int, period: i
 
 def _targets(
     targets: SparseMatrix | np.ndarray, chunks: Sequence[Chunk], factor: int, config: InputConfig
-) -> list[EncodedIo]:
+) -> list[_Part]:
     """The output of each chunk."""
-    firsts = [chunk.first_frame // factor for chunk in chunks]
+    firsts = np.array([chunk.first_frame // factor for chunk in chunks], np.int64)
     sizes = [len(chunk.output_weights) for chunk in chunks]
     if isinstance(targets, np.ndarray):
-        return _parts("output", [0] * len(chunks), targets, firsts, sizes, config, factor)
+        return _parts("output", [0] * len(chunks), targets, firsts.tolist(), sizes, config, factor)
     if not chunks:
         return []
-    wanted = np.concatenate([np.arange(first, first + size) for first, size in zip(firsts, sizes, strict=True)])
+    ends = np.cumsum(sizes)
+    wanted = np.arange(ends[-1]) + (firsts - ends + sizes).repeat(sizes)
     weights = np.concatenate([chunk.output_weights for chunk in chunks])
     is_present = wanted < targets.num_rows
     labels = targets.take_rows(wanted[is_present])
@@ -187,10 +193,7 @@ def _targets(
     encoded = encoded_matrix.encode_sparse_parts(
         SparseMatrix(indptr, labels.indices, weighted, targets.num_cols), sizes
     )
-    return [
-        EncodedIo("output", index_vector.consecutive(0, size, factor), rows)
-        for size, rows in zip(sizes, encoded, strict=True)
-    ]
+    return [(_head("output", 0, size, factor), rows) for size, rows in zip(sizes, encoded, strict=True)]
 
 
 def ivector_lengths_match(key: str, num_frames: int, ivectors: np.ndarray, config: InputConfig) -> bool:

@@ -18,7 +18,8 @@ from nnet3py.egs.scan import one_label_rows, sparse_row_starts
 from nnet3py.errors import UserError
 from nnet3py.tables.compressed_matrix import ONE_BYTE, PERCENTILES, TWO_BYTES, CompressedMatrix, CompressedStack
 from nnet3py.tables.general_matrix import GeneralMatrix, read_general_matrix, to_array, write_general_matrix
-from nnet3py.tables.sparse_matrix import SparseMatrix
+from nnet3py.tables.row_records import PAIR
+from nnet3py.tables.sparse_matrix import SparseMatrix, encoded_rows
 from nnet3py.tables.streams import Sink, Source
 
 _FULL_HEADER = struct.Struct("<bibi")
@@ -26,7 +27,6 @@ _COMPRESSED_HEADER = struct.Struct("<ffii")
 _COMPRESSED_HEAD = np.dtype([("min_value", "<f4"), ("range", "<f4"), ("rows", "<i4"), ("columns", "<i4")])
 _FORM_TOKENS = {PERCENTILES: b"CM ", TWO_BYTES: b"CM2 ", ONE_BYTE: b"CM3 "}
 _NO_COLUMN_HEADERS = np.empty((0, 4), np.uint16)
-_ELEMENT = np.dtype([("b1", "i1"), ("index", "<i4"), ("b2", "i1"), ("value", "<f4")])
 
 
 def num_cols(encoded: bytes, start: int) -> int:
@@ -86,8 +86,8 @@ def _decode_sparse(encoded: bytes, start: int) -> SparseMatrix:
         indptr = np.concatenate([[0], np.cumsum(sizes)])
         within = np.arange(indptr[-1]) - indptr[:-1].repeat(sizes)
         places = (starts.repeat(sizes) + 10 * within)[:, None] + np.arange(10)
-        elements = np.ascontiguousarray(raw[places]).view(_ELEMENT).reshape(-1)
-        if ((elements["b1"] != 4) | (elements["b2"] != 4)).any():
+        elements = np.ascontiguousarray(raw[places]).view(PAIR).reshape(-1)
+        if ((elements["mark1"] != 4) | (elements["mark2"] != 4)).any():
             raise UserError("a damaged sparse matrix in a training example: expected 4-byte numbers")
         indices, values = elements["index"], elements["value"]
     columns = int(dims[0]) if rows else 0
@@ -113,28 +113,7 @@ def encode(matrix: GeneralMatrix) -> bytes:
 
 
 def _encode_sparse(matrix: SparseMatrix) -> bytes:
-    sizes = np.diff(matrix.indptr)
-    rows = len(sizes)
-    # Every row is 13 bytes of header and 10 bytes an element.
-    headers = np.empty((rows, 13), dtype=np.uint8)
-    headers[:, :4] = np.frombuffer(b"SV \x04", dtype=np.uint8)
-    headers[:, 4:8] = np.frombuffer(struct.pack("<i", matrix.num_cols), dtype=np.uint8)
-    headers[:, 8] = 4
-    headers[:, 9:13] = sizes.astype("<i4").view(np.uint8).reshape(rows, 4)
-    elements = np.empty(len(matrix.indices), dtype=_ELEMENT)
-    elements["b1"] = elements["b2"] = 4
-    elements["index"] = matrix.indices
-    elements["value"] = matrix.values
-    head = b"SM " + struct.pack("<bi", 4, rows)
-    if (sizes == 1).all():
-        return head + np.concatenate([headers, elements.view(np.uint8).reshape(rows, 10)], axis=1).tobytes()
-    out = np.empty(13 * rows + elements.nbytes, dtype=np.uint8)
-    is_header = np.zeros(len(out), dtype=bool)
-    starts = 13 * np.arange(rows) + 10 * matrix.indptr[:-1]
-    is_header[(starts[:, None] + np.arange(13)).ravel()] = True
-    out[is_header] = headers.ravel()
-    out[~is_header] = elements.view(np.uint8)
-    return head + out.tobytes()
+    return b"SM " + struct.pack("<bi", 4, matrix.num_rows) + encoded_rows(matrix)
 
 
 def encode_stack(stack: CompressedStack) -> list[bytes]:

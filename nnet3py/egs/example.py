@@ -29,6 +29,7 @@ from nnet3py.tables.streams import Sink, Source
 _END_OF_TEXT = re.compile(rb"</Nnet3Eg>\s")
 _SMALLEST_PEEK = 1 << 12
 _LARGEST_EXAMPLE = 1 << 31
+_IO_END, _END = b"</NnetIo> ", b"</Nnet3Eg> "
 
 Structure = tuple[tuple[str, int, int, bytes], ...]
 """Name, rows, columns and index vector of each input and output: what must be equal for examples to be merged."""
@@ -43,8 +44,7 @@ class EncodedIo(NamedTuple):
 
     def encoded(self) -> bytes:
         """The bytes of Kaldi's binary form."""
-        indexes = index_vector.encode(self.indexes)
-        return b"".join((b"<NnetIo> %s " % self.name.encode(), indexes, self.matrix, b"</NnetIo> "))
+        return encoded_io_head(self.name, self.indexes) + self.matrix + _IO_END
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +112,15 @@ class Example:
     def from_encoded_ios(cls, ios: Sequence[EncodedIo]) -> Example:
         """An example put together from inputs and outputs whose matrices are bytes."""
         return cls.from_bytes(_encode(ios))
+
+    @classmethod
+    def from_encoded_parts(cls, parts: Sequence[tuple[bytes, bytes]]) -> Example:
+        """An example of inputs and outputs given as what :func:`encoded_io_head` makes and an encoded matrix."""
+        pieces = [_head(len(parts))]
+        for head, matrix in parts:
+            pieces += (head, matrix, _IO_END)
+        pieces.append(_END)
+        return cls.from_bytes(b"".join(pieces))
 
     def encoded_ios(self) -> list[EncodedIo]:
         """The inputs and outputs without interpreting their matrices."""
@@ -195,9 +204,17 @@ def structure_of(encoded: bytes, spans: Sequence[IoSpan]) -> Structure:
     )
 
 
+def encoded_io_head(name: str, indexes: np.ndarray) -> bytes:
+    """What an input or output begins with in Kaldi's binary form: all that comes before its matrix."""
+    return b"<NnetIo> %s " % name.encode() + index_vector.encode(indexes)
+
+
+def _head(num_ios: int) -> bytes:
+    return b"<Nnet3Eg> <NumIo> \x04" + num_ios.to_bytes(4, "little")
+
+
 def _encode(ios: Sequence[NnetIo] | Sequence[EncodedIo]) -> bytes:
-    head = b"<Nnet3Eg> <NumIo> \x04" + len(ios).to_bytes(4, "little")
-    return b"".join((head, *(part.encoded() for part in ios), b"</Nnet3Eg> "))
+    return b"".join((_head(len(ios)), *(part.encoded() for part in ios), _END))
 
 
 class ExampleHolder(Holder[Example]):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from nnet3py import log
 from nnet3py.errors import UserError
 
 Split = tuple[int, ...]
+_LONGEST_CHUNK = 100_000
 _COST_THRESHOLD = np.float32(1.9999)
 
 
@@ -52,6 +54,11 @@ class ChunkConfig:
                 f"--num-frames-overlap={self.num_frames_overlap} must be at least 0 and less than the chunk's length, "
                 f"{self.num_frames[0]}."
             )
+        if self.num_frames is not None and max(self.num_frames) > _LONGEST_CHUNK:
+            raise UserError(
+                f"Chunks of {max(self.num_frames)} frames are too long (--num-frames, --frame-subsampling-factor): the "
+                f"most is {_LONGEST_CHUNK}, and --num-frames=-1 does not split utterances."
+            )
 
     @staticmethod
     def parse_num_frames(text: str, frame_subsampling_factor: int = 1) -> tuple[int, ...] | None:
@@ -72,8 +79,7 @@ class ChunkConfig:
         return rounded
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A stretch of an utterance: ``num_frames`` from ``first_frame`` on, and the context around it.
 
     output_weights: (num_frames / frame_subsampling_factor,) float32, 1 / (number of chunks that have the frame).
@@ -168,13 +174,14 @@ class UtteranceSplitter:
         uses = np.zeros(max((end for _, end in extents), default=0), dtype=np.int32)
         for begin, end in extents:
             uses[begin:end] += 1
+        weights = (1.0 / np.maximum(uses, 1)).astype(np.float32)
         return [
             Chunk(
                 first,
                 length,
                 initial if position == 0 else config.left_context,
                 final if position == len(spans) - 1 else config.right_context,
-                (1.0 / uses[begin:end]).astype(np.float32),
+                weights[begin:end],
             )
             for position, ((first, length), (begin, end)) in enumerate(zip(spans, extents, strict=True))
         ]

@@ -47,6 +47,7 @@ from nnet3py.nnet.nonlinear import LogComponent, LogSoftmaxComponent, SoftmaxCom
 from nnet3py.nnet.sum_group import SumGroupComponent
 from nnet3py.seed import not_negative
 
+_LARGEST_POWER = 10.0  # of counts that come to 1e12, say
 _LOG_SOFTMAX = re.compile(r"log([-_.]?)softmax$")
 
 
@@ -73,6 +74,8 @@ class MixUpOptions:
         for name, value in values.items():
             if not 0.0 <= value < math.inf:
                 raise UserError(f"--{name}={value:g} is not possible: give a number from 0 on.")
+        if self.power > _LARGEST_POWER:
+            raise UserError(f"--power={self.power:g} is not possible: give a number from 0 to {_LARGEST_POWER:g}.")
 
 
 def split_targets(counts: Sequence[float] | Array, num_units: int, power: float, min_count: float) -> list[int]:

@@ -62,21 +62,12 @@ class Extractor:
         self._dither = float(options["dither"])
         self._seed = int(options["seed"])
         _check(options)
-        _set_frame_options(self._options.frame_opts, options)
-        self._options.mel_opts.num_bins = options["num_mel_bins"]
-        self._options.mel_opts.low_freq = options["low_freq"]
-        self._options.mel_opts.high_freq = options["high_freq"]
-        self._options.mel_opts.vtln_low = options["vtln_low"]
-        self._options.mel_opts.vtln_high = options["vtln_high"]
-        self._options.mel_opts.debug_mel = options["debug_mel"]
-        own = ("num_ceps", "cepstral_lifter") if kind == "mfcc" else ("use_log_fbank", "use_power")
-        for name in ("use_energy", "energy_floor", "raw_energy", "htk_compat", *own):
-            setattr(self._options, name, options[name])
         try:
+            _set_options(self._options, kind, options)
             self._compute(self._options)
-        except (ValueError, RuntimeError) as problem:
-            raise UserError(f"These options do not go together: {problem}.") from problem
-        self._warped = WarpedFeatures(library, self._options)
+            self._warped = WarpedFeatures(library, self._options)
+        except (ValueError, TypeError, RuntimeError) as problem:
+            raise UserError(f"These options do not go together: {str(problem).splitlines()[0]}") from problem
 
     def features(
         self, utterance: str, samples: NDArray[np.float32], rate: float, warp: float = 1.0
@@ -90,8 +81,8 @@ class Extractor:
             warp: VTLN warp factor.
 
         Raises:
-            UserError: the rate is not the one of ``--sample-frequency`` and may not be changed, or the warp factor is
-                not possible.
+            UserError: the rate is not the one of ``--sample-frequency`` and may not be changed, the warp factor is
+                not possible, or numbers become too large.
         """
         if rate != self._rate:
             way = "down" if rate > self._rate else "up"
@@ -105,8 +96,11 @@ class Extractor:
         if warp != 1.0:
             return self._warped.features(samples, warp)
         computer = self._compute(self._options)
-        computer.accept_waveform(self._rate, samples)
-        computer.input_finished()
+        try:
+            computer.accept_waveform(self._rate, samples)
+            computer.input_finished()
+        except (ValueError, RuntimeError) as problem:
+            raise UserError(f"The features cannot be computed: {problem}.") from problem
         frames = [np.array(computer.get_frame(index)) for index in range(computer.num_frames_ready)]
         return np.array(frames, np.float32) if frames else np.empty((0, computer.dim), np.float32)
 
@@ -115,7 +109,8 @@ class Extractor:
             return samples
         name = f"{self._seed} {utterance}".encode("utf-8", "surrogateescape")
         noise = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(name).digest(), "little")))
-        return samples + np.float32(self._dither) * noise.standard_normal(len(samples), np.float32)
+        with np.errstate(over="ignore"):  # the library says what it makes of infinite samples
+            return samples + np.float32(self._dither) * noise.standard_normal(len(samples), np.float32)
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -131,21 +126,30 @@ def _check(options: dict[str, Any]) -> None:
     for name in _FINITE:
         if not math.isfinite(options[name]):
             raise UserError(f"Expected a number for --{name.replace('_', '-')}, found {options[name]}.")
+    if not 0.0 <= options["preemphasis_coefficient"] <= 1.0:
+        raise UserError(
+            f"Expected --preemphasis-coefficient from 0 to 1, found {options['preemphasis_coefficient']:g}."
+        )
     if options.get("num_ceps", 1) < 1:
         raise UserError(f"Expected --num-ceps to be 1 or more, found {options['num_ceps']}.")
 
 
-def _set_frame_options(frame: Any, options: dict[str, Any]) -> None:
+def _set_options(target: Any, kind: str, options: dict[str, Any]) -> None:
+    """The options under the library's names. Raises what the library raises for those that it does not take."""
+    frame, mel = target.frame_opts, target.mel_opts
     frame.samp_freq = options["sample_frequency"]
     frame.frame_length_ms = options["frame_length"]
     frame.frame_shift_ms = options["frame_shift"]
     frame.preemph_coeff = options["preemphasis_coefficient"]
-    frame.remove_dc_offset = options["remove_dc_offset"]
     frame.dither = 0.0
-    frame.window_type = options["window_type"]
-    frame.blackman_coeff = options["blackman_coeff"]
-    frame.round_to_power_of_two = options["round_to_power_of_two"]
-    frame.snip_edges = options["snip_edges"]
+    for name in ("remove_dc_offset", "window_type", "blackman_coeff", "round_to_power_of_two", "snip_edges"):
+        setattr(frame, name, options[name])
+    mel.num_bins = options["num_mel_bins"]
+    for name in ("low_freq", "high_freq", "vtln_low", "vtln_high", "debug_mel"):
+        setattr(mel, name, options[name])
+    own = ("num_ceps", "cepstral_lifter") if kind == "mfcc" else ("use_log_fbank", "use_power")
+    for name in ("use_energy", "energy_floor", "raw_energy", "htk_compat", *own):
+        setattr(target, name, options[name])
 
 
 def extract_table(kind: str, options: dict[str, Any], recordings: str, features: str) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from nnet3py.tables.matrix import (
     write_int_vector,
     write_vector,
 )
+from nnet3py.tables.posterior import Posterior
 from nnet3py.tables.streams import open_input, open_output
 from nnet3py.tables.table import SequentialReader, TableWriter
 
@@ -192,7 +193,7 @@ def alignments_to_posteriors(source: str, target: str) -> int:
     count = 0
     with SequentialReader(source, INT_VECTOR) as reader, TableWriter(target, POSTERIOR) as writer:
         for key, vector in reader:
-            writer.write(key, [[(index, 1.0)] for index in vector.tolist()])
+            writer.write(key, Posterior.of_alignment(vector))
             count += 1
         _require_some(count, source, "alignments")
     return count

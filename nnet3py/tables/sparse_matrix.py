@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnet3py.tables.basic_types import expect_token, read_float, read_int, shown, write_int, write_token
+from nnet3py.tables.row_records import PAIR, interleaved, pairs_of
 from nnet3py.tables.streams import Sink, Source
 
 _MOST_ROWS = 10_000_000  # Kaldi's own limit
 _LARGEST_AT_ONCE = 1 << 24  # bytes looked at ahead of knowing that they are what they should be
-_PAIR = np.dtype([("mark1", "u1"), ("index", "<i4"), ("mark2", "u1"), ("value", "<f4")])
 _ROW_HEAD = np.dtype([("token", "S3"), ("mark1", "u1"), ("dim", "<i4"), ("mark2", "u1"), ("size", "<i4")])
-_ROW_OF_ONE = np.dtype([("head", _ROW_HEAD), ("pair", _PAIR)])
+_ROW_OF_ONE = np.dtype([("head", _ROW_HEAD), ("pair", PAIR)])
 
 
 @dataclass
@@ -154,10 +154,10 @@ def _read_rows(source: Source, rows: int) -> SparseMatrix:
 
 def _read_pairs(source: Source, size: int, dim: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     place = source.tell()
-    data = source.peek(min(size * _PAIR.itemsize, _LARGEST_AT_ONCE))
-    pairs = np.frombuffer(data[: len(data) // _PAIR.itemsize * _PAIR.itemsize], _PAIR)
+    data = source.peek(min(size * PAIR.itemsize, _LARGEST_AT_ONCE))
+    pairs = np.frombuffer(data[: len(data) // PAIR.itemsize * PAIR.itemsize], PAIR)
     if len(pairs) == size and (pairs["mark1"] == 4).all() and (pairs["mark2"] == 4).all():
-        source.read(size * _PAIR.itemsize)
+        source.read(size * PAIR.itemsize)
         index, value = pairs["index"].copy(), pairs["value"].copy()
     else:  # values of 8 bytes, or not a sparse matrix
         rows = [(read_int(source, True), read_float(source, True)) for _ in range(size)]
@@ -209,19 +209,16 @@ def write_sparse_matrix(sink: Sink, matrix: SparseMatrix, binary: bool) -> None:
         return
     write_token(sink, True, "SM")
     write_int(sink, True, matrix.num_rows)
+    sink.write(encoded_rows(matrix))
+
+
+def encoded_rows(matrix: SparseMatrix) -> bytes:
+    """The rows in binary, without what comes before the first."""
+    sizes = np.diff(matrix.indptr)
     heads = np.empty(matrix.num_rows, _ROW_HEAD)
     heads["token"], heads["mark1"], heads["mark2"] = b"SV ", 4, 4
-    heads["dim"], heads["size"] = matrix.num_cols, np.diff(matrix.indptr)
-    pairs = np.empty(len(matrix.indices), _PAIR)
-    pairs["mark1"], pairs["mark2"] = 4, 4
-    pairs["index"], pairs["value"] = matrix.indices, matrix.values
-    if (heads["size"] == 1).all():
-        rows = np.empty(matrix.num_rows, _ROW_OF_ONE)
-        rows["head"], rows["pair"] = heads, pairs
-        sink.write(rows.tobytes())
-        return
-    for row in range(matrix.num_rows):
-        sink.write(heads[row].tobytes() + pairs[matrix.indptr[row] : matrix.indptr[row + 1]].tobytes())
+    heads["dim"], heads["size"] = matrix.num_cols, sizes
+    return interleaved(heads, pairs_of(matrix.indices, matrix.values), sizes)
 
 
 def _text(matrix: SparseMatrix) -> bytes:

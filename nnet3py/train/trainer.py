@@ -69,7 +69,7 @@ class TrainerOptions:
             ("backstitch-training-scale", self.backstitch_training_scale, 0.0, math.inf),
             ("backstitch-training-interval", self.backstitch_training_interval, 1, math.inf),
             ("print-interval", self.print_interval, 1, math.inf),
-            ("num-threads", self.num_threads, 1, math.inf),
+            ("num-threads", self.num_threads, 1, 1024),
         )
         for name, value, lowest, highest in bounds:
             if not (lowest <= value <= highest and math.isfinite(value)):

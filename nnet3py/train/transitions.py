@@ -51,12 +51,11 @@ def counts_of_posteriors(model: TransitionModel, rspecifier: str) -> tuple[Count
     counts, utterances = np.zeros(model.num_transition_ids + 1), 0
     with SequentialReader(rspecifier, POSTERIOR) as reader:
         for key, posterior in reader:
-            pairs = [pair for frame in posterior for pair in frame]
             try:
-                ids = model.known(np.array([number for number, _ in pairs], np.int64))
+                ids = model.known(posterior.classes)
             except UserError as problem:
                 raise UserError(f"{rspecifier}, utterance {key}: {problem}.") from problem
-            np.add.at(counts, ids, [weight for _, weight in pairs])
+            np.add.at(counts, ids, posterior.weights)
             utterances += 1
     if not utterances:
         raise UserError(f"There are no posteriors in {rspecifier}; nothing is written.")

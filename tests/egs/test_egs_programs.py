@@ -10,6 +10,7 @@ import pytest
 
 from nnet3py.egs.example import EXAMPLE
 from nnet3py.tables.holders import MATRIX, POSTERIOR
+from nnet3py.tables.posterior import Posterior
 from nnet3py.tables.table import SequentialReader, TableWriter
 
 CUT = "nnet-get-egs --num-pdfs=9 --num-frames=8 --left-context=2 --right-context=2"
@@ -21,7 +22,7 @@ def data(tmp_path: Path) -> Path:
     with TableWriter(f"ark:{tmp_path}/feats", MATRIX) as feats, TableWriter(f"ark:{tmp_path}/post", POSTERIOR) as post:
         for number, length in enumerate([60, 41, 100, 8]):
             feats.write(f"u{number}", random.normal(size=(length, 4)).astype(np.float32))
-            post.write(f"u{number}", [[(int(pdf), 1.0)] for pdf in random.integers(0, 9, length)])
+            post.write(f"u{number}", Posterior.of_alignment(random.integers(0, 9, length)))
     return tmp_path
 
 
@@ -76,8 +77,8 @@ def test_jobs_cut_as_one_job_does(data: Path) -> None:
 
 def test_missing_and_misfit_posteriors_are_counted(data: Path) -> None:
     with TableWriter(f"ark:{data}/few", POSTERIOR) as post:
-        post.write("u0", [[(0, 1.0)]] * 60)
-        post.write("u1", [[(0, 1.0)]] * 20)
+        post.write("u0", Posterior.of_alignment([0] * 60))
+        post.write("u1", Posterior.of_alignment([0] * 20))
     log = _run(f"{CUT} ark:feats ark:few ark:egs", data)
     assert "No pdf-level posterior for key u2" in log
     assert "Supervision does not have expected length for utterance u1: expected length = 41, got 20" in log

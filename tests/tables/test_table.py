@@ -32,6 +32,7 @@ from nnet3py.tables.holders import (
     VECTOR,
     WAVE,
 )
+from nnet3py.tables.posterior import Posterior
 from nnet3py.tables.sparse_matrix import SparseMatrix
 from nnet3py.tables.table import (
     RandomAccessReader,
@@ -82,7 +83,14 @@ VALUES: list[tuple[Any, list[Any]]] = [
     (INT_VECTOR, [[1, 2, 3], [], [-(2**31)]]),
     (VECTOR, [np.array([0.5, 2], np.float32), np.empty(0, np.float32)]),
     (MATRIX, [np.array([[0.5, 2], [1, 1]], np.float32), np.empty((0, 0), np.float32)]),
-    (POSTERIOR, [[[(3, 0.5), (4, 0.5)], [], [(1, 1.0)]], [], [[(7, 1.0)]] * 4]),
+    (
+        POSTERIOR,
+        [
+            Posterior.of_frames([[(3, 0.5), (4, 0.5)], [], [(1, 1.0)]]),
+            Posterior.of_frames([]),
+            Posterior.of_alignment([7] * 4),
+        ],
+    ),
 ]
 
 
@@ -381,6 +389,9 @@ def test_random_bytes_are_an_error_or_a_table_but_never_a_defect() -> None:
         (POSTERIOR, b"[ 1 ]\n"),
         (POSTERIOR, b"[ 1 0.5\n"),
         (POSTERIOR, b"[ 1 x ]\n"),
+        (POSTERIOR, b"[ 1_0 0.5 ]\n"),
+        (POSTERIOR, b"[ 2147483648 0.5 ]\n"),
+        (POSTERIOR, b"[ 99999999999999999999999 0.5 ]\n"),
         (INT, b"\n1\n"),
         (INT, b"1 2\n"),
         (FLOAT, b"abc\n"),
@@ -576,7 +587,7 @@ def test_hdf5_data_that_are_elsewhere_or_only_claimed_are_not_read() -> None:
 
 def test_what_hdf5_cannot_hold_is_an_error() -> None:
     with pytest.raises(UserError, match="cannot hold a table of posteriors"):
-        write("hdf5:t.h5", POSTERIOR, [("k", [])])
+        write("hdf5:t.h5", POSTERIOR, [("k", Posterior.of_frames([]))])
     with pytest.raises(UserError, match="cannot be the name"):
         write("hdf5:t.h5", INT, [("a//b", 1)])
     with pytest.raises(UserError, match="Cannot write the key 'a/b'"):

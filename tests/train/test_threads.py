@@ -244,7 +244,11 @@ def test_what_goes_wrong_in_a_step_ends_all_threads_and_is_raised() -> None:
 
 
 def test_options_that_threads_cannot_have_are_refused() -> None:
-    for options in (TrainerOptions(num_threads=0), TrainerOptions(num_threads=2, backstitch_training_scale=0.3)):
+    for options in (
+        TrainerOptions(num_threads=0),
+        TrainerOptions(num_threads=1025),
+        TrainerOptions(num_threads=2, backstitch_training_scale=0.3),
+    ):
         with pytest.raises(UserError, match="--num-threads"):
             Trainer(tiny_network(), options)
 
