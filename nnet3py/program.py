@@ -129,28 +129,17 @@ class _Switch(click.types.BoolParamType):
         return value.lower() in ("true", "t", "1")
 
 
-class _Integer(click.types.IntParamType):
-    """Kaldi's integer: one of 32 bits."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        number = int(super().convert(value, param, ctx))
-        if not -(1 << 31) <= number < 1 << 31:
-            self.fail(f"{value!r} is not an integer of 32 bits.", param, ctx)
-        return number
-
-
-class _Number(click.types.FloatParamType):
-    """Kaldi's floating-point number: of single precision, or infinite; NaN has no meaning for any option."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
-        if number != number or _LARGEST_NUMBER < abs(number) < float("inf"):
-            self.fail(f"{value!r} is not a number of single precision.", param, ctx)
-        return number
-
-
 _LARGEST_NUMBER = 3.4028234663852886e38
-SWITCH, INTEGER, NUMBER = _Switch(), _Integer(), _Number()
+SWITCH = _Switch()
+
+
+def _in_kaldis_range(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """An option's value, unless it is no integer of 32 bits, or no number of single precision (infinity is one)."""
+    if isinstance(value, int) and not -(1 << 31) <= value < 1 << 31:
+        raise click.BadParameter(f"{value} is not an integer of 32 bits.", ctx, parameter)
+    if isinstance(value, float) and (value != value or _LARGEST_NUMBER < abs(value) < float("inf")):
+        raise click.BadParameter(f"{value:g} is not a number of single precision.", ctx, parameter)
+    return value
 
 
 def _read_config_file(path: str) -> list[str]:
@@ -185,15 +174,15 @@ def program(*, usage: str, example: str) -> Callable[[Callable[..., int | None]]
 
     def decorate(function: Callable[..., int | None]) -> Callable[..., None]:
         name = usage.split()[0]
-        parameters = [_with_kaldis_type(p) for p in reversed(getattr(function, "__click_params__", []))]
-        parameters += [
+        parameters = [
+            *reversed(getattr(function, "__click_params__", [])),
             click.Option(["--config"], metavar="FILE", help="Read options from FILE, one --name=value a line."),
             click.Option(["--print-args"], type=SWITCH, default=True, help="Echo the command line on standard error."),
-            click.Option(["--verbose"], type=INTEGER, default=0, metavar="N", help="More messages, up to N=4."),
+            click.Option(["--verbose"], type=int, default=0, metavar="N", help="More messages, up to N=4."),
         ]
         command = _KaldiCommand(
             name,
-            params=parameters,
+            params=[_with_kaldis_type(parameter) for parameter in parameters],
             help=function.__doc__,
             context_settings={
                 "allow_interspersed_args": False,
@@ -220,10 +209,9 @@ def program(*, usage: str, example: str) -> Callable[[Callable[..., int | None]]
 def _with_kaldis_type(parameter: click.Parameter) -> click.Parameter:
     if isinstance(parameter.type, click.types.BoolParamType):
         parameter.type = SWITCH
-    elif type(parameter.type) is click.types.IntParamType:
-        parameter.type = INTEGER
-    elif type(parameter.type) is click.types.FloatParamType:
-        parameter.type = NUMBER
+    elif isinstance(parameter.type, (click.types.IntParamType, click.types.FloatParamType)):
+        assert parameter.callback is None, parameter.name
+        parameter.callback = _in_kaldis_range
     return parameter
 
 
