@@ -55,8 +55,8 @@ def test_the_example_in_the_help_works(
 
 
 IMPOSSIBLE = [
-    ("nnet-get-egs", "--srand=2147483648", "not an integer of 32 bits"),
-    ("nnet-get-egs", "--srand=-99999999999999999999999", "not an integer of 32 bits"),
+    ("nnet-get-egs", "--online-ivector-period=2147483648", "not an integer of 32 bits"),
+    ("nnet-get-egs", "--online-ivector-period=-99999999999999999999999", "not an integer of 32 bits"),
     ("nnet-get-egs", "--srand=1.5", "not a valid integer"),
     ("nnet-get-egs", "--verbose=2147483648", "not an integer of 32 bits"),
     ("nnet-copy", "--scale=nan", "not a number of single precision"),
@@ -91,7 +91,9 @@ def test_a_value_that_an_option_cannot_have_gives_one_error_line_and_no_file(
     assert sorted(folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("option", ["--job-time-limit=nan", "--max-retries=99999999999", "--trainer.srand=5000000000"])
+@pytest.mark.parametrize(
+    "option", ["--job-time-limit=nan", "--max-retries=99999999999", "--trainer.num-threads=5000000000"]
+)
 def test_the_steps_options_have_the_same_ranges(option: str, tmp_path: Path) -> None:
     done = subprocess.run([ROOT / "steps/train_dnn.py", option], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
