@@ -91,6 +91,15 @@ def test_a_value_that_an_option_cannot_have_gives_one_error_line_and_no_file(
     assert sorted(folder.iterdir()) == before
 
 
+def test_l_bfgs_may_remember_more_steps_than_it_takes(example_directory: Path, tmp_path: Path) -> None:
+    example = help_of("nnet-combine-fast").split("\ne.g.: ", 1)[1].strip()
+    folder = tmp_path / "work"
+    shutil.copytree(example_directory, folder)
+    command = example.replace("nnet-combine-fast", "nnet-combine-fast --max-lbfgs-dim=2147483647", 1)
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "option", ["--job-time-limit=nan", "--max-retries=99999999999", "--trainer.num-threads=5000000000"]
 )

@@ -29,7 +29,6 @@ from nnet3py.tables.streams import Sink, Source
 _END_OF_TEXT = re.compile(rb"</Nnet3Eg>\s")
 _SMALLEST_PEEK = 1 << 12
 _LARGEST_EXAMPLE = 1 << 31
-_IO_END, _END = b"</NnetIo> ", b"</Nnet3Eg> "
 
 Structure = tuple[tuple[str, int, int, bytes], ...]
 """Name, rows, columns and index vector of each input and output: what must be equal for examples to be merged."""
@@ -41,10 +40,6 @@ class EncodedIo(NamedTuple):
     name: str
     indexes: np.ndarray
     matrix: bytes
-
-    def encoded(self) -> bytes:
-        """The bytes of Kaldi's binary form."""
-        return encoded_io_head(self.name, self.indexes) + self.matrix + _IO_END
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +59,6 @@ class NnetIo:
             raise UserError(
                 f"{self.name!r} has {len(self.indexes)} indexes and {self.features.shape[0]} rows of features"
             )
-
-    def encoded(self) -> bytes:
-        """The bytes of Kaldi's binary form."""
-        return EncodedIo(self.name, self.indexes, encoded_matrix.encode(self.features)).encoded()
 
 
 class Example:
@@ -111,16 +102,12 @@ class Example:
     @classmethod
     def from_encoded_ios(cls, ios: Sequence[EncodedIo]) -> Example:
         """An example put together from inputs and outputs whose matrices are bytes."""
-        return cls.from_bytes(_encode(ios))
+        return cls.from_encoded_parts([(encoded_io_head(part.name, part.indexes), part.matrix) for part in ios])
 
     @classmethod
     def from_encoded_parts(cls, parts: Sequence[tuple[bytes, bytes]]) -> Example:
         """An example of inputs and outputs given as what :func:`encoded_io_head` makes and an encoded matrix."""
-        pieces = [_head(len(parts))]
-        for head, matrix in parts:
-            pieces += (head, matrix, _IO_END)
-        pieces.append(_END)
-        return cls.from_bytes(b"".join(pieces))
+        return cls.from_bytes(_encode(parts))
 
     def encoded_ios(self) -> list[EncodedIo]:
         """The inputs and outputs without interpreting their matrices."""
@@ -187,7 +174,8 @@ class Example:
     def encoded(self) -> bytes:
         """The bytes of Kaldi's binary form, without the ``\\0B`` before them."""
         if self._encoded is None:
-            self._encoded = _encode(self.ios)
+            parts = [(encoded_io_head(io.name, io.indexes), encoded_matrix.encode(io.features)) for io in self.ios]
+            self._encoded = _encode(parts)
         return self._encoded
 
 
@@ -209,12 +197,12 @@ def encoded_io_head(name: str, indexes: np.ndarray) -> bytes:
     return b"<NnetIo> %s " % name.encode() + index_vector.encode(indexes)
 
 
-def _head(num_ios: int) -> bytes:
-    return b"<Nnet3Eg> <NumIo> \x04" + num_ios.to_bytes(4, "little")
-
-
-def _encode(ios: Sequence[NnetIo] | Sequence[EncodedIo]) -> bytes:
-    return b"".join((_head(len(ios)), *(part.encoded() for part in ios), _END))
+def _encode(parts: Sequence[tuple[bytes, bytes]]) -> bytes:
+    pieces = [b"<Nnet3Eg> <NumIo> \x04" + len(parts).to_bytes(4, "little")]
+    for head, matrix in parts:
+        pieces += (head, matrix, b"</NnetIo> ")
+    pieces.append(b"</Nnet3Eg> ")
+    return b"".join(pieces)
 
 
 class ExampleHolder(Holder[Example]):

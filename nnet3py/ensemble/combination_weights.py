@@ -316,7 +316,7 @@ def maximise(function: Function, start: Array, coordinates: Sequence[Array], opt
     """
     search = _Search(function, start, coordinates, options)
     settings = {
-        "maxcor": min(options.max_lbfgs_dim, options.num_lbfgs_iters),  # there is memory for all of them
+        "maxcor": min(options.max_lbfgs_dim, options.num_lbfgs_iters),  # SciPy makes room for all
         "maxiter": options.num_lbfgs_iters,
         "ftol": _SMALLEST_IMPROVEMENT,
         "gtol": _SMALLEST_SLOPE * options.initial_impr,
