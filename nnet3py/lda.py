@@ -123,7 +123,8 @@ def read_statistics(rxfilename: str) -> LdaStatistics:
 
     Raises UserError if the file is not such, is cut off, or holds numbers that are not finite.
     """
-    with open_input(rxfilename) as source:
+    # What is not finite is refused below, in one line: NumPy need not warn of it.
+    with np.errstate(over="ignore", invalid="ignore"), open_input(rxfilename) as source:
         binary = read_header(source)
         expect_token(source, binary, "<LDAACCS>")
         expect_token(source, binary, "<VECSIZE>")
@@ -160,7 +161,16 @@ def _read_part(source: Source, binary: bool, token: str) -> np.ndarray:
 
 
 def write_statistics(wxfilename: str, statistics: LdaStatistics, binary: bool = True) -> None:
-    """The counterpart of :func:`read_statistics`, in float32."""
+    """The counterpart of :func:`read_statistics`, in float32; a UserError if a number is too large for that."""
+    of_classes = statistics._scatter_of_classes(statistics.counts, statistics.sums)
+    with np.errstate(over="ignore"):
+        counts, sums, rest = (
+            part.astype(np.float32) for part in (statistics.counts, statistics.sums, statistics.scatter - of_classes)
+        )
+    if not all(np.isfinite(part).all() for part in (counts, sums, rest)):
+        raise UserError(
+            f"The statistics for {wxfilename} are too large for single precision: are the features damaged?"
+        )
     with open_output(wxfilename) as sink:
         write_header(sink, binary)
         write_token(sink, binary, "<LDAACCS>")
@@ -169,12 +179,11 @@ def write_statistics(wxfilename: str, statistics: LdaStatistics, binary: bool = 
         write_token(sink, binary, "<NUMCLASSES>")
         write_int(sink, binary, statistics.num_classes)
         write_token(sink, binary, "<ZERO_ACCS>")
-        write_vector(sink, statistics.counts.astype(np.float32), binary)
+        write_vector(sink, counts, binary)
         write_token(sink, binary, "<FIRST_ACCS>")
-        write_matrix(sink, statistics.sums.astype(np.float32), binary)
+        write_matrix(sink, sums, binary)
         write_token(sink, binary, "<SECOND_ACCS>")
-        of_classes = statistics._scatter_of_classes(statistics.counts, statistics.sums)
-        write_packed(sink, (statistics.scatter - of_classes).astype(np.float32), binary)
+        write_packed(sink, rest, binary)
         write_token(sink, binary, "</LDAACCS>")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from types import FrameType
+from typing import TextIO
 
 from nnet3py import __version__
 
@@ -50,6 +51,19 @@ def verbose(level: int, text: str) -> None:
 def warning(text: str) -> None:
     """Something the user should know and that the program goes on after."""
     _write("WARNING", text, sys._getframe(1))
+
+
+def python_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """What a library warns of, NumPy of an overflow, say: to take the place of ``warnings.showwarning``."""
+    place = f"{os.path.basename(filename)}:{lineno}"
+    _write("WARNING", f"{message} ({category.__name__}).", sys._getframe(1), place=place)
 
 
 def error(text: str, problem: BaseException | None = None) -> None:

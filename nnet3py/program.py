@@ -16,6 +16,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -218,6 +219,7 @@ def _with_kaldis_type(parameter: click.Parameter) -> click.Parameter:
 
 def _run(command: _KaldiCommand, function: Callable[..., int | None], args: list[str], called_as: str) -> int:
     log.set_program_name(called_as)
+    warnings.showwarning = log.python_warning
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `nnet-compute ... | head` ends quietly, as Kaldi's programs do
     temporary_files.remove_on_signals()
     try:

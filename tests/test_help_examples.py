@@ -54,6 +54,24 @@ def test_the_example_in_the_help_works(
     assert "ERROR" not in done.stderr
 
 
+def test_what_numpy_warns_of_has_kaldis_form(example_directory: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        "nnet-copy --scale=1e30 1.raw big.raw && nnet-compute big.raw scp:feats.scp ark:/dev/null".replace(
+            "big.raw", f"{tmp_path}/big.raw"
+        ),
+        cwd=example_directory,
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Utterance u1: the output of the network is not a number" in done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "overflow" in line]
+    assert warnings, done.stderr
+    assert all(line.startswith("WARNING (nnet-compute[") for line in warnings)
+    assert "RuntimeWarning:" not in done.stderr
+
+
 IMPOSSIBLE = [
     ("nnet-get-egs", "--online-ivector-period=2147483648", "not an integer of 32 bits"),
     ("nnet-get-egs", "--online-ivector-period=-99999999999999999999999", "not an integer of 32 bits"),

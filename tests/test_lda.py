@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 from pathlib import Path
 
@@ -248,10 +249,22 @@ def test_damaged_statistics_are_reported(tmp_path: Path, damage: object, message
 
 def test_statistics_that_are_not_finite_are_reported(tmp_path: Path) -> None:
     statistics = _statistics()
-    statistics.sums[1, 2] = np.nan
+    statistics.sums[1, 2] = 1234.5
     write_statistics(str(tmp_path / "stats"), statistics)
+    whole = (tmp_path / "stats").read_bytes()
+    (tmp_path / "stats").write_bytes(whole.replace(struct.pack("<f", 1234.5), struct.pack("<f", np.nan)))
     with pytest.raises(UserError, match="<FIRST_ACCS> contains a value that is not finite"):
         read_statistics(str(tmp_path / "stats"))
+
+
+def test_statistics_too_large_for_a_file_leave_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "stats"
+    path.write_text("old")
+    statistics = _statistics()
+    statistics.sums[3, 1] = 1e39
+    with pytest.raises(UserError, match="too large for single precision"):
+        write_statistics(str(path), statistics)
+    assert path.read_text() == "old"
 
 
 def test_too_few_data_or_too_many_dimensions_are_reported() -> None:

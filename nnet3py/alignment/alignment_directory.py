@@ -123,7 +123,8 @@ def _write(
     archive = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=archive, mtime=0) as compressed:
         for key, transitions in sorted(alignment.transitions.items()):
-            compressed.write(f"{key} {' '.join(map(str, transitions.tolist()))}\n".encode())
+            line = f"{key} {' '.join(map(str, transitions.tolist()))}\n"
+            compressed.write(line.encode("utf-8", "surrogateescape"))
     with open_output(os.path.join(ali_dir, "ali.1.gz")) as sink:
         sink.write(archive.getvalue())
     with TableWriter(f"ark,scp:{ali_dir}/pdf.ark,{ali_dir}/pdf.scp", INT_VECTOR) as writer:

@@ -28,7 +28,6 @@ from nnet3py.alignment.lexicon import (
     read_symbols,
     read_text_lines,
 )
-from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.alignment.topology import topology_text
 from nnet3py.errors import UserError
 from nnet3py.program import reason
@@ -202,24 +201,6 @@ def prepare_language(
     except OSError as problem:
         raise UserError(f"Cannot write the language directory {directory}: {reason(problem)}.") from problem
     return read_language(directory)
-
-
-def read_transducer(path: str) -> Any:
-    """An OpenFst transducer (kaldifst's StdVectorFst).
-
-    Raises:
-        UserError: the file is missing or is not such a transducer.
-    """
-    fst = import_recipe_library("kaldifst")
-    try:
-        with open(path, "rb") as opened:
-            magic = opened.read(4)
-    except OSError as problem:
-        raise UserError(f"Cannot read the transducer {path}: {reason(problem)}.") from problem
-    transducer = fst.StdVectorFst.read(path) if magic == b"\xd6\xfd\xb2\x7e" else None
-    if transducer is None:
-        raise UserError(f"{path}: expected a transducer in OpenFst's binary form, found bytes {magic!r}.")
-    return transducer
 
 
 def _table_text(symbols: dict[str, int]) -> str:

@@ -119,7 +119,7 @@ class MonophoneTrainer:
         """The first alignment. The random choices of an utterance depend on its key and the seed alone."""
         for words, members in self.members.items():
             for number in members:
-                seed = [self.schedule.seed, zlib.crc32(self.keys[number].encode())]
+                seed = [self.schedule.seed, zlib.crc32(self.keys[number].encode("utf-8", "surrogateescape"))]
                 rng = np.random.default_rng(seed)
                 self.paths[number] = equal_path(self.graphs[words], int(self.lengths[number]), rng)
 

@@ -8,22 +8,20 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnet3py import log
-from nnet3py.alignment.language import read_transducer
 from nnet3py.alignment.lexicon import read_symbols
 from nnet3py.alignment.recipe_library import import_recipe_library
+from nnet3py.decoding.library_transducer import const_transducer
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import read_transition_model
 from nnet3py.tables.holders import INT_VECTOR, MATRIX, TOKEN_VECTOR
 from nnet3py.tables.table import SequentialReader, TableWriter
-
-if TYPE_CHECKING:
-    import kaldifst
+from nnet3py.tables.transducer import Transducer, read_transducer_file
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class GraphDecoder:
 
     def __init__(
         self,
-        graph: kaldifst.StdVectorFst,
+        graph: Transducer,
         pdf_of_transition: NDArray[np.int32],
         *,
         acoustic_scale: float = 0.1,
@@ -85,13 +83,13 @@ class GraphDecoder:
         self._fst: Any = import_recipe_library("kaldifst")
         if graph.num_states == 0 or graph.start < 0:
             raise UserError("The decoding graph is empty: make it again.")
-        highest = _highest_input_label(self._fst, graph)
+        highest = int(graph.ilabels.max(initial=0))
         if highest >= len(pdf_of_transition):
             raise UserError(
                 f"The graph has the transition-id {highest}, but the model has {len(pdf_of_transition) - 1}: "
                 "make the graph with this model's transitions."
             )
-        self._graph = graph
+        self._graph = const_transducer(graph)
         self._columns = np.asarray(pdf_of_transition[1:], dtype=np.intp)
         self._num_pdfs = int(self._columns.max()) + 1
         self._scale = np.float32(acoustic_scale)
@@ -128,13 +126,6 @@ class GraphDecoder:
         return BestPath(words, alignment, float(weight.value1 + weight.value2), bool(decoder.reached_final()))
 
 
-def _highest_input_label(fst: Any, graph: kaldifst.StdVectorFst) -> int:
-    return max(
-        (arc.ilabel for state in range(graph.num_states) for arc in fst.ArcIterator(graph, state)),
-        default=0,
-    )
-
-
 def decode_table(
     model: str,
     graph: str,
@@ -150,7 +141,7 @@ def decode_table(
 
     Args:
         model: a file that begins with a transition model.
-        graph: HCLG.fst.
+        graph: HCLG.fst, in OpenFst's vector or const form.
         word_symbol_table: words by number; if empty, words are written as numbers.
         allow_partial: also write what was found of an utterance whose best path is not complete.
         search: the options of :class:`GraphDecoder`.
@@ -163,7 +154,7 @@ def decode_table(
     """
     transitions = read_transition_model(model)
     symbols = {number: word for word, number in read_symbols(word_symbol_table).items()} if word_symbol_table else None
-    decoder = GraphDecoder(read_transducer(graph), transitions.pdf_of_transition, **search)
+    decoder = GraphDecoder(read_transducer_file(graph), transitions.pdf_of_transition, **search)
     decoded, failed, frames, cost = 0, 0, 0, 0.0
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(SequentialReader(loglikes_rspecifier, MATRIX))

@@ -22,9 +22,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnet3py.alignment.language import read_transducer
 from nnet3py.alignment.lexicon import read_symbols
 from nnet3py.alignment.recipe_library import import_recipe_library
+from nnet3py.decoding.library_transducer import read_vector_transducer
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
 from nnet3py.program import reason
@@ -197,8 +197,10 @@ def make_graph_dir(
     model = read_transition_model(os.path.join(model_dir, "final.mdl"))
     grammar_path = os.path.join(lang_dir, "G.fst")
     graph = compile_graph(
-        read_transducer(os.path.join(lang_dir, "L_disambig.fst")),
-        read_transducer(grammar_path) if os.path.exists(grammar_path) else word_grammar(words, loop=grammar == "loop"),
+        read_vector_transducer(os.path.join(lang_dir, "L_disambig.fst")),
+        read_vector_transducer(grammar_path)
+        if os.path.exists(grammar_path)
+        else word_grammar(words, loop=grammar == "loop"),
         [number for name, number in phones.items() if name.startswith("#")],
         model,
         transition_scale=transition_scale,

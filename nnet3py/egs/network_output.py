@@ -13,6 +13,7 @@ from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array, Phase
 from nnet3py.nnet.computation import ComputationCache, Computations
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.utterance import check_output
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.table import SequentialReader, TableWriter
 
@@ -29,7 +30,8 @@ def compute_examples(
     """Write ``output_name`` of each example of the rspecifier ``examples`` to the wspecifier ``outputs``; their number.
 
     ``computations`` compute, by default the network on the CPU.
-    Raises UserError for examples that are corrupt or do not fit the network, and if there are none.
+    Raises UserError for examples that are corrupt or do not fit the network, if there are none, and for an output that
+    is NaN or infinite (log-probabilities may be minus infinity).
     """
     random = np.random.default_rng(0)
     network.output_dim(output_name)
@@ -47,6 +49,7 @@ def compute_examples(
             except UserError as problem:
                 raise UserError(f"Cannot use example {key}: {problem}") from problem
             output = computed[output_name][_rows_of_example(example, minibatch, output_name)]
+            check_output(output, f"Example {key}")
             writer.write(key, np.exp(output, out=output) if apply_exp else output)
             count += 1
         if count == 0:

@@ -115,7 +115,7 @@ class UtteranceSplitter:
 
     def generator(self, utterance: str) -> random.Random:
         """The utterance's own random numbers."""
-        return random.Random(f"{self._seed}:{utterance}")
+        return random.Random(f"{self._seed}:{utterance}".encode("utf-8", "surrogateescape"))
 
     def lengths_match(self, utterance: str, num_frames: int, num_targets: int, tolerance: int) -> bool:
         """Whether there are as many targets as frames need, within ``tolerance``; warns if not."""

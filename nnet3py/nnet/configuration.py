@@ -95,9 +95,12 @@ class ConfigLine:
         if key not in self._values and default is not None:
             return default
         try:
-            return [int(part) for part in self.text_value(key).split(",")]
+            values = [int(part) for part in self.text_value(key).split(",")]
         except ValueError:
             raise self.error(f"{key}={self._values[key]} is not a list of whole numbers") from None
+        if max(map(abs, values)) >= 1 << 31:
+            raise self.error(f"{key}= has a number that does not fit into the 32 bits that model files have for it")
+        return values
 
     def positive(self, key: str, default: int | None = None) -> int:
         """A whole number above zero: a dimension or a rank."""

@@ -400,11 +400,13 @@ class _Parser:
 
     def _integer(self) -> int:
         try:
-            return int(self._tokens[self._position])
+            value = int(self._tokens[self._position])
         except ValueError:
             raise self._error("a whole number") from None
-        finally:
-            self._next()
+        if abs(value) >= 1 << 31:
+            raise self._error("a whole number of 32 bits")
+        self._next()
+        return value
 
     def _number(self) -> float:
         try:

@@ -107,7 +107,8 @@ class UtteranceComputer:
             name: of the utterance, for messages.
 
         Raises:
-            UserError: a dimension that is not the network's, numbers that are not finite, or too few iVectors.
+            UserError: a dimension that is not the network's, numbers that are not finite, too few iVectors, or an
+                output that is NaN or infinite (log-probabilities may be minus infinity).
         """
         self._check(features, ivector, online_ivectors, name)
         features = np.ascontiguousarray(features, dtype=np.float32)
@@ -121,6 +122,7 @@ class UtteranceComputer:
             elif ivector is not None:
                 inputs["ivector"] = np.repeat(ivector[None, :], len(group), axis=0)
             self._compute_group(group, inputs, out)
+        check_output(out, f"Utterance {name}")
         return out
 
     def _check(self, features: Array, ivector: Array | None, online_ivectors: Array | None, name: str) -> None:
@@ -201,6 +203,15 @@ class UtteranceComputer:
             block = block * np.float32(self._scale)
         for n, other in enumerate(group):
             out[other.first // factor : other.last // factor + 1] = block[:, n]
+
+
+def check_output(output: Array, where: str) -> None:
+    """Raise UserError if an output of a network has a NaN or an infinite number above zero."""
+    if not output.max(initial=-np.inf) < np.inf:  # a NaN is the maximum, and not below
+        raise UserError(
+            f"{where}: the output of the network is not a number (NaN) or infinite: its parameters are damaged or have "
+            "diverged, or the input is too large."
+        )
 
 
 def _rounded_chunk(options: ChunkOptions, modulus: int) -> int:

@@ -42,8 +42,8 @@ def elementwise(scale: float = 1.0, function: str = "", power: float = 1.0) -> C
     """
 
     def change(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        changed = matrix if scale == 1.0 else matrix * np.float32(scale)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            changed = matrix if scale == 1.0 else matrix * np.float32(scale)
             if function == "log":
                 changed = np.log(np.maximum(changed, np.float32(_LOG_FLOOR)))
             elif function == "exp":

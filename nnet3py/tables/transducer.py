@@ -1,11 +1,13 @@
-"""Weighted finite-state transducers in files and tables: OpenFst's vector form with standard arcs.
+"""Weighted finite-state transducers in files and tables: OpenFst's vector and const forms with standard arcs.
 
-Kaldi's tables of graphs hold this form. In binary: a header, then for each state its final weight, the number of its
-arcs, and the arcs. In text, a line an arc (source, target, input label, output label, weight) or a final state (state,
-weight), an empty line before the first and after the last; the first line's state is the one to start from. Weights
-are costs; zeros are left out in text.
+Kaldi's tables of graphs hold the vector form. In binary: a header, then for each state its final weight, the number of
+its arcs, and the arcs. The const form, in which ``utils/mkgraph.sh`` writes a graph to decode with, has all states
+first and then all arcs. In text, a line an arc (source, target, input label, output label, weight) or a final state
+(state, weight), an empty line before the first and after the last; the first line's state is the one to start from.
+Weights are costs; zeros are left out in text.
 
-Source: OpenFst's fst/fst.cc (``FstHeader``) and fst/vector-fst.h; Kaldi src/fstext/kaldi-fst-io-inl.h.
+Source: OpenFst's fst/fst.cc (``FstHeader``), fst/vector-fst.h and fst/const-fst.h; Kaldi src/fstext/kaldi-fst-io.cc
+(``ReadFstKaldiGeneric``) and kaldi-fst-io-inl.h.
 """
 
 from __future__ import annotations
@@ -31,12 +33,18 @@ EPSILON = 0
 
 _MAGIC = b"\xd6\xfd\xb2\x7e"
 _VERSION = 2
+_ALIGNED_VERSION = 1  # of the const form
+_ALIGNMENT = 16  # bytes, from the start of the file
 _HAS_SYMBOLS = 0b11  # flags of the header: a table of the input labels, one of the output labels
 _IS_ALIGNED = 0b100
-_EXPANDED_AND_MUTABLE = 0b11  # all that is claimed of the properties; readers find out the others
+_EXPANDED = 0b01  # all that is claimed of the properties; readers find out the others
+_EXPANDED_AND_MUTABLE = 0b11
 _HEADER_NUMBERS = struct.Struct("<iiQqqq")  # version, flags, properties, start, states, arcs
 _STATE = struct.Struct("<fq")
 _ARC = np.dtype([("ilabel", "<i4"), ("olabel", "<i4"), ("weight", "<f4"), ("target", "<i4")])
+_CONST_STATE = np.dtype(
+    [("final", "<f4"), ("first", "<u4"), ("arcs", "<u4"), ("input_epsilons", "<u4"), ("output_epsilons", "<u4")]
+)
 _LONGEST_NAME = 100
 
 
@@ -100,40 +108,75 @@ def _read_binary(source: Source) -> Transducer:
     if magic != _MAGIC:
         raise source.error(f"expected a transducer in OpenFst's binary form, found bytes {shown(magic)}.", place)
     source.read(len(_MAGIC))
-    for expected in ("vector", "standard"):
-        found = _read_name(source)
-        if found != expected:
-            raise source.error(f"expected a transducer of type {expected!r} in OpenFst's form, found {found!r}.", place)
-    version, flags, _, start, num_states, _ = _HEADER_NUMBERS.unpack(source.read(_HEADER_NUMBERS.size))
-    if version != _VERSION or flags & _IS_ALIGNED:
+    form, arc_type = _read_name(source), _read_name(source)
+    if form not in ("vector", "const") or arc_type != "standard":
         raise source.error(
-            f"expected version {_VERSION} of OpenFst's vector form, not aligned, found version {version}.", place
+            "expected a transducer of type 'vector' or 'const' with arcs of type 'standard' in OpenFst's form, found "
+            f"{form!r} and {arc_type!r}.",
+            place,
         )
+    version, flags, _, start, num_states, num_arcs = _HEADER_NUMBERS.unpack(source.read(_HEADER_NUMBERS.size))
+    aligned = bool(flags & _IS_ALIGNED) or (form, version) == ("const", _ALIGNED_VERSION)
+    if version not in ((_VERSION, _ALIGNED_VERSION) if form == "const" else (_VERSION,)):
+        raise source.error(f"expected version {_VERSION} of OpenFst's {form} form, found version {version}.", place)
     if flags & _HAS_SYMBOLS:
         raise source.error("the transducer has tables of symbols: write it without (fstsymbols --clear_isymbols).")
     if num_states < 0 or not (NO_STATE <= start < num_states or (start == NO_STATE and num_states == 0)):
         raise source.error(f"expected states and one of them to start from, found {num_states} and {start}.", place)
+    if form == "const":
+        finals, counts, arcs = _read_const_states(source, num_states, num_arcs, aligned)
+    elif aligned:
+        raise source.error("expected OpenFst's vector form without alignment.", place)
+    else:
+        finals, counts, arcs = _read_vector_states(source, num_states)
+    transducer = Transducer(
+        start,
+        finals=finals,
+        sources=np.repeat(np.arange(num_states, dtype=np.int32), counts),
+        targets=arcs["target"].astype(np.int32),
+        ilabels=arcs["ilabel"].astype(np.int32),
+        olabels=arcs["olabel"].astype(np.int32),
+        weights=arcs["weight"].astype(np.float32),
+    )
+    if problem := _what_is_wrong(transducer):
+        raise source.error(problem, place)
+    return transducer
+
+
+def _read_vector_states(source: Source, num_states: int) -> tuple[Floats, NDArray[np.int64], NDArray[np.void]]:
+    """Final weights, numbers of arcs, and the arcs."""
     finals: list[float] = []
-    arcs: list[NDArray[np.void]] = []
+    counts: list[int] = []
+    arcs = bytearray()
     for _ in range(num_states):
         final, count = _STATE.unpack(source.read(_STATE.size))
         if count < 0:
             raise source.error(f"expected a number of arcs, found {count}.")
         finals.append(final)
-        arcs.append(source.read_array(_ARC, count))
-    everything = np.concatenate(arcs) if arcs else np.zeros(0, _ARC)
-    transducer = Transducer(
-        start,
-        finals=np.array(finals, np.float32),
-        sources=np.repeat(np.arange(num_states), [len(part) for part in arcs]).astype(np.int32),
-        targets=everything["target"].astype(np.int32),
-        ilabels=everything["ilabel"].astype(np.int32),
-        olabels=everything["olabel"].astype(np.int32),
-        weights=everything["weight"].astype(np.float32),
-    )
-    if problem := _what_is_wrong(transducer):
-        raise source.error(problem, place)
-    return transducer
+        counts.append(count)
+        arcs += source.read(count * _ARC.itemsize)
+    return np.array(finals, np.float32), np.array(counts, np.int64), np.frombuffer(arcs, _ARC)
+
+
+def _read_const_states(
+    source: Source, num_states: int, num_arcs: int, aligned: bool
+) -> tuple[Floats, NDArray[np.int64], NDArray[np.void]]:
+    if num_arcs < 0:
+        raise source.error(f"expected a number of arcs, found {num_arcs}.")
+    if aligned:
+        _skip_to_alignment(source)
+    place = source.tell()
+    states = source.read_array(_CONST_STATE, num_states)
+    counts = states["arcs"].astype(np.int64)
+    if not np.array_equal(states["first"], np.cumsum(counts) - counts) or counts.sum() != num_arcs:
+        raise source.error(f"expected states that share {num_arcs} arcs in their order.", place)
+    if aligned:
+        _skip_to_alignment(source)
+    return states["final"].astype(np.float32), counts, source.read_array(_ARC, num_arcs)
+
+
+def _skip_to_alignment(source: Source) -> None:
+    source.read(-source.tell() % _ALIGNMENT)
 
 
 def _read_name(source: Source) -> str:
@@ -157,21 +200,43 @@ def _what_is_wrong(transducer: Transducer) -> str:
     return ""
 
 
-def _write_binary(sink: Sink, transducer: Transducer) -> None:
+def _write_header(sink: Sink, form: bytes, properties: int, transducer: Transducer) -> None:
     sink.write(_MAGIC)
-    for name in (b"vector", b"standard"):
+    for name in (form, b"standard"):
         sink.write(struct.pack("<i", len(name)) + name)
     states, arcs = transducer.num_states, transducer.num_arcs
-    sink.write(_HEADER_NUMBERS.pack(_VERSION, 0, _EXPANDED_AND_MUTABLE, transducer.start, states, arcs))
-    packed = np.empty(arcs, _ARC)
+    sink.write(_HEADER_NUMBERS.pack(_VERSION, 0, properties, transducer.start, states, arcs))
+
+
+def _packed_arcs(transducer: Transducer) -> NDArray[np.void]:
+    packed = np.empty(transducer.num_arcs, _ARC)
     packed["ilabel"], packed["olabel"] = transducer.ilabels, transducer.olabels
     packed["weight"], packed["target"] = transducer.weights, transducer.targets
-    bounds = np.searchsorted(transducer.sources, np.arange(states + 1)).tolist()
-    encoded = packed.tobytes()
+    return packed
+
+
+def _write_binary(sink: Sink, transducer: Transducer) -> None:
+    _write_header(sink, b"vector", _EXPANDED_AND_MUTABLE, transducer)
+    bounds = np.searchsorted(transducer.sources, np.arange(transducer.num_states + 1)).tolist()
+    encoded = _packed_arcs(transducer).tobytes()
     size = _ARC.itemsize
     for state, final in enumerate(transducer.finals.tolist()):
         first, end = bounds[state], bounds[state + 1]
         sink.write(_STATE.pack(final, end - first) + encoded[first * size : end * size])
+
+
+def write_const(sink: Sink, transducer: Transducer) -> None:
+    """OpenFst's const form, not aligned: what ``fstconvert --fst_type=const`` writes."""
+    count = transducer.num_states
+    states = np.empty(count, _CONST_STATE)
+    states["final"] = transducer.finals
+    states["first"] = np.searchsorted(transducer.sources, np.arange(count))
+    states["arcs"] = np.bincount(transducer.sources, minlength=count)
+    for name, labels in (("input_epsilons", transducer.ilabels), ("output_epsilons", transducer.olabels)):
+        states[name] = np.bincount(transducer.sources[labels == EPSILON], minlength=count)
+    _write_header(sink, b"const", _EXPANDED, transducer)
+    sink.write(states.tobytes())
+    sink.write(_packed_arcs(transducer).tobytes())
 
 
 class _TransducerHolder(Holder[Transducer]):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nnet3py.alignment.language import prepare_language, read_language, read_transducer
+from nnet3py.alignment.language import prepare_language, read_language
 from nnet3py.alignment.lexicon import Pronunciation, disambiguated, read_lexicon
+from nnet3py.decoding.library_transducer import read_vector_transducer
 from nnet3py.errors import UserError
 
 
@@ -59,7 +60,7 @@ def test_the_transducer_accepts_words_with_and_without_silence_at_the_cost_of_it
     language = prepare_language(
         _written(tmp_path, "a X Y\nb Y\n"), str(tmp_path / "lang"), silence_probability=0.2, num_silence_states=3
     )
-    lexicon = read_transducer(language.path("L.fst"))
+    lexicon = read_vector_transducer(language.path("L.fst"))
     phones, words = language.phones, language.words
 
     def cost(phone_names: str, expected: str) -> float:
@@ -109,5 +110,5 @@ def test_a_lexicon_with_a_phone_that_phones_txt_lacks_is_refused(tmp_path: Path)
 def test_something_else_in_place_of_a_transducer_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("kaldifst", reason="kaldifst is not installed")
     (tmp_path / "L.fst").write_bytes(b"0 1 2 3\n")
-    with pytest.raises(UserError, match=r"L\.fst: expected a transducer"):
-        read_transducer(str(tmp_path / "L.fst"))
+    with pytest.raises(UserError, match=r"L\.fst, byte 0: expected a transducer"):
+        read_vector_transducer(str(tmp_path / "L.fst"))

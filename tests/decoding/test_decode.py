@@ -15,9 +15,11 @@ from nnet3py.decoding.decode import GraphDecoder
 from nnet3py.decoding.graph import make_graph_dir
 from nnet3py.decoding.score import error_rate, read_transcripts
 from nnet3py.errors import UserError
-from nnet3py.nnet.transition_model import read_transition_model
+from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
 from nnet3py.tables.holders import MATRIX
+from nnet3py.tables.streams import open_output
 from nnet3py.tables.table import TableWriter
+from nnet3py.tables.transducer import Transducer, read_transducer_file, write_const
 
 pytest.importorskip("kaldi_decoder")
 pytest.importorskip("kaldialign")
@@ -74,9 +76,52 @@ def test_oracle_likelihoods_decode_without_an_error(language: Path, model_dir: P
         assert np.array_equal(model.pdfs(np.array([int(i) for i in ids])), model.pdfs(alignments[key]))
 
 
+def decode(model_dir: Path, graph: Path, loglikes: Path, words: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["decode-faster-mapped", f"{model_dir}/final.mdl", str(graph), f"ark:{loglikes}", f"ark,t:{words}"],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_graph_in_const_form_as_mkgraph_writes_it_gives_the_same_words(
+    language: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    graph, model = graph_and_model(language, model_dir)
+    with open_output(str(tmp_path / "const.fst")) as sink:
+        write_const(sink, graph)
+    with TableWriter(f"ark:{tmp_path}/loglikes.ark", MATRIX) as writer:
+        writer.write("u1", oracle(SAID["u1"][0], language, model, np.random.default_rng(3))[0])
+    for name, path in (("vector", model_dir / "graph" / "HCLG.fst"), ("const", tmp_path / "const.fst")):
+        done = decode(model_dir, path, tmp_path / "loglikes.ark", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "const").read_text() == (tmp_path / "vector").read_text() != ""
+
+
+def test_a_damaged_graph_gives_one_error_line(language: Path, model_dir: Path, tmp_path: Path) -> None:
+    _, model = graph_and_model(language, model_dir)
+    with TableWriter(f"ark:{tmp_path}/loglikes.ark", MATRIX) as writer:
+        writer.write("u1", np.zeros((30, model.num_pdfs), np.float32))
+    whole = (model_dir / "graph" / "HCLG.fst").read_bytes()
+    for place in (74, 90):  # the second half of the first state's number of arcs; the target of its first arc
+        damaged = bytearray(whole)
+        damaged[place : place + 4] = b"\xff\xff\xff\x7f"
+        (tmp_path / "bad.fst").write_bytes(damaged)
+        done = decode(model_dir, tmp_path / "bad.fst", tmp_path / "loglikes.ark", tmp_path / "words")
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 2, done.stderr  # the command line and the error
+        assert "bad.fst, byte" in done.stderr
+        assert not (tmp_path / "words").exists()
+
+
+def graph_and_model(language: Path, model_dir: Path) -> tuple[Transducer, TransitionModel]:
+    make_graph_dir(str(language), str(model_dir), str(model_dir / "graph"))
+    graph = read_transducer_file(str(model_dir / "graph" / "HCLG.fst"))
+    return graph, read_transition_model(str(model_dir / "final.mdl"))
+
+
 def decoder(language: Path, model_dir: Path) -> tuple[GraphDecoder, int]:
-    graph = make_graph_dir(str(language), str(model_dir), str(model_dir / "graph"))
-    model = read_transition_model(str(model_dir / "final.mdl"))
+    graph, model = graph_and_model(language, model_dir)
     return GraphDecoder(graph, model.pdf_of_transition, acoustic_scale=1.0), model.num_pdfs
 
 
@@ -116,14 +161,12 @@ def test_nan_and_no_frames_are_refused(language: Path, model_dir: Path) -> None:
 def test_options_that_leave_nothing_to_search_are_refused(
     options: dict[str, Any], message: str, language: Path, model_dir: Path
 ) -> None:
-    graph = make_graph_dir(str(language), str(model_dir), str(model_dir / "graph"))
-    model = read_transition_model(str(model_dir / "final.mdl"))
+    graph, model = graph_and_model(language, model_dir)
     with pytest.raises(UserError, match=message):
         GraphDecoder(graph, model.pdf_of_transition, **options)
 
 
 def test_a_graph_of_a_larger_model_is_refused(language: Path, model_dir: Path) -> None:
-    graph = make_graph_dir(str(language), str(model_dir), str(model_dir / "graph"))
-    model = read_transition_model(str(model_dir / "final.mdl"))
+    graph, model = graph_and_model(language, model_dir)
     with pytest.raises(UserError, match="make the graph with this model"):
         GraphDecoder(graph, model.pdf_of_transition[:10])

@@ -101,7 +101,8 @@ def test_scales_apply_to_staying_and_leaving(language: Path, model_dir: Path) ->
 
 
 def test_a_model_with_context_is_refused(language: Path, model_dir: Path) -> None:
-    from nnet3py.decoding.graph import compile_graph, read_transducer
+    from nnet3py.decoding.graph import compile_graph
+    from nnet3py.decoding.library_transducer import read_vector_transducer
 
     model = read_transition_model(str(model_dir / "final.mdl"))
     phones = read_symbols(str(language / "phones.txt"))
@@ -112,7 +113,7 @@ def test_a_model_with_context_is_refused(language: Path, model_dir: Path) -> Non
     contextual = TransitionModel(model.topology, np.array(rows, np.int32), log_probs)
     with pytest.raises(UserError, match="depends on neighbouring phones"):
         compile_graph(
-            read_transducer(str(language / "L_disambig.fst")),
+            read_vector_transducer(str(language / "L_disambig.fst")),
             word_grammar(read_symbols(str(language / "words.txt")), loop=True),
             [number for name, number in phones.items() if name.startswith("#")],
             contextual,

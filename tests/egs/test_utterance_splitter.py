@@ -32,6 +32,13 @@ def test_chunks_lie_within_the_utterance_and_miss_or_repeat_less_than_one(num_fr
     assert uses.max() <= 2
 
 
+def test_a_name_that_is_not_utf8_has_random_numbers_of_its_own() -> None:
+    latin = b"caf\xe9".decode("utf-8", "surrogateescape")
+    splitter = UtteranceSplitter(ChunkConfig((10, 4)))
+    drawn = [splitter.generator(name).random() for name in (latin, latin, "caf\xe9")]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 @pytest.mark.parametrize("num_frames", [8, 21, 37, 100, 333])
 def test_the_weights_of_a_frame_add_up_to_one(num_frames: int) -> None:
     chunks = _split(ChunkConfig((10, 4), num_frames_overlap=3), num_frames)

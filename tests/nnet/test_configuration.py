@@ -49,6 +49,7 @@ def test_numbers_lists_and_switches() -> None:
         ("component x=nan", lambda line: line.number("x"), "not finite"),
         ("component x=1e999", lambda line: line.number("x"), "not finite"),
         ("component x=1,,2", lambda line: line.integers("x"), "not a list of whole numbers"),
+        ("component x=1,-2147483648", lambda line: line.integers("x"), "does not fit into the 32 bits"),
         ("component x=yes", lambda line: line.switch("x"), "not true or false"),
         ("component y=1", lambda line: line.text_value("x"), "x= is missing"),
         ("component y=1", lambda line: line.finish(), "y= is not understood here"),

@@ -128,6 +128,8 @@ def test_what_is_no_descriptor_is_a_user_error(text: str) -> None:
 def test_an_error_shows_the_descriptor_and_what_was_expected() -> None:
     with pytest.raises(UserError, match=r"Expected a whole number, found 'x' in the descriptor 'Offset\(a, x\)'"):
         parse_descriptor("Offset(a, x)")
+    with pytest.raises(UserError, match="Expected a whole number of 32 bits, found '99999999999999999999'"):
+        parse_descriptor("Offset(a, 99999999999999999999)")
 
 
 def test_dimensions_add_up() -> None:

@@ -105,6 +105,13 @@ def test_labels_are_counted_with_half_a_frame_added(folder: Path) -> None:
     assert (folder / "counts").read_text() == " [ 2.5 0.5 4.5 0.5 0.5 1.5 ]\n"
 
 
+def test_labels_that_never_occur_are_named_up_to_a_hundred(folder: Path) -> None:
+    log = run(folder, "analyze-counts --counts-dim=1000 ark,t:ali counts")
+    named = [line for line in log.splitlines() if "Zero count" in line]
+    assert len(named) == 101
+    assert named[-1].endswith("Zero count for 897 more labels, up to 999.")
+
+
 def test_frames_and_utterances_can_have_weights(folder: Path) -> None:
     (folder / "frames").write_text("u1 [ 1 0.5 2 ]\nu2 [ 0 1 1 4 ]\n")
     (folder / "utterances").write_text("u1 2\n")

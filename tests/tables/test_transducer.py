@@ -13,7 +13,7 @@ import pytest
 from nnet3py.errors import UserError
 from nnet3py.tables.streams import open_output
 from nnet3py.tables.table import SequentialReader, TableWriter
-from nnet3py.tables.transducer import TRANSDUCER, Transducer, read_transducer_file
+from nnet3py.tables.transducer import TRANSDUCER, Transducer, read_transducer_file, write_const
 
 needs_kaldifst = pytest.mark.skipif(importlib.util.find_spec("kaldifst") is None, reason="kaldifst is not installed")
 SMALL = Transducer.of(
@@ -61,6 +61,7 @@ for state in range(fst.num_states):
         print(state, arc.nextstate, arc.ilabel, arc.olabel, arc.weight.value)
     print(state, fst.final(state).value)
 fst.write("theirs.fst")
+kaldifst.StdConstFst(fst).write("theirs-const.fst")
 writer = kaldifst.VectorFstWriter("ark:theirs")
 writer.write("u1", fst)
 writer.close()
@@ -79,6 +80,7 @@ def test_openfst_reads_ours_and_we_read_openfsts(tmp_path: Path) -> None:
     expected = ["1 3", "0 0 8 0 0.0", "0 2 9 0 1.0", "0 inf", "1 0 7 3 0.25", "1 2 0 4 -0.5", "1 0.0", "2 1.5"]
     assert done.stdout.splitlines() == expected
     assert same(read_transducer_file(str(tmp_path / "theirs.fst")), SMALL)
+    assert same(read_transducer_file(str(tmp_path / "theirs-const.fst")), SMALL)
     for name in ("theirs", "theirs.txt"):
         with SequentialReader(f"ark:{tmp_path}/{name}", TRANSDUCER) as reader:
             assert same(dict(reader)["u1"], SMALL)
@@ -106,11 +108,12 @@ def test_a_truncated_file_names_itself_and_the_byte(binary: Path) -> None:
     ("place", "size", "value", "says"),
     [
         (0, 4, 1, "OpenFst's binary form, found bytes"),
-        (8, 6, int.from_bytes(b"const ", "little"), "type 'vector'"),
+        (8, 6, int.from_bytes(b"cached", "little"), "type 'vector' or 'const'"),
         (26, 4, 1, "version 2"),
         (30, 4, 1, "tables of symbols"),
         (42, 8, 3, "one of them to start from, found 3 and 3"),
         (50, 8, 1 << 40, "too early"),
+        (30, 4, 4, "without alignment"),
         (50, 8, 1, "found 1 and 1"),
         (78, 4, 77, "goes to a state"),
     ],
@@ -123,6 +126,54 @@ def test_a_damaged_file_is_refused_with_the_reason(binary: Path, place: int, siz
     binary.write_bytes(bytes(data))
     with pytest.raises(UserError, match="(?s)" + says):
         read_transducer_file(str(binary))
+
+
+@pytest.fixture
+def const(tmp_path: Path) -> Path:
+    path = tmp_path / "const.fst"
+    with open_output(str(path)) as sink:
+        write_const(sink, SMALL)
+    return path
+
+
+@needs_kaldifst
+def test_openfst_reads_our_const_form(const: Path) -> None:
+    script = "import kaldifst, sys; kaldifst.StdVectorFst(kaldifst.StdConstFst.read('const.fst')).write('vector.fst')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=const.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert same(read_transducer_file(str(const.parent / "vector.fst")), SMALL)
+
+
+@pytest.mark.parametrize(("version", "flags"), [(1, 0), (2, 4)])
+def test_the_const_form_may_be_aligned(const: Path, version: int, flags: int) -> None:
+    whole = const.read_bytes()
+    assert same(read_transducer_file(str(const)), SMALL)
+    header, states, arcs = whole[:65], whole[65:125], whole[125:]  # 3 states of 20 bytes
+    header = header[:25] + version.to_bytes(4, "little") + flags.to_bytes(4, "little") + header[33:]
+    const.write_bytes(header + bytes(15) + states + bytes(4) + arcs)
+    assert same(read_transducer_file(str(const)), SMALL)
+
+
+# After the 65 bytes of the header: states of final weight, first arc, arcs and epsilons of both sides, 4 bytes each.
+@pytest.mark.parametrize(
+    ("place", "size", "value", "says"),
+    [
+        (25, 4, 3, "version 2 of OpenFst's const form, found version 3"),
+        (49, 8, 1 << 40, "too early"),
+        (57, 8, (1 << 64) - 1, "number of arcs, found -1"),
+        (57, 8, 3, "share 3 arcs"),
+        (69, 4, 1, "share 4 arcs in their order"),
+        (73, 4, 1 << 31, "share 4 arcs in their order"),
+        (65, 4, 0x7FC00000, "not a number"),
+        (125 + 12, 4, 3, "goes to a state"),
+    ],
+)
+def test_a_damaged_const_form_is_refused(const: Path, place: int, size: int, value: int, says: str) -> None:
+    data = bytearray(const.read_bytes())
+    data[place : place + size] = value.to_bytes(size, "little")
+    const.write_bytes(data)
+    with pytest.raises(UserError, match="(?s)" + says):
+        read_transducer_file(str(const))
 
 
 @pytest.mark.parametrize(
