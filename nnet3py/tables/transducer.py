@@ -6,8 +6,8 @@ first and then all arcs. In text, a line an arc (source, target, input label, ou
 (state, weight), an empty line before the first and after the last; the first line's state is the one to start from.
 Weights are costs; zeros are left out in text.
 
-Source: OpenFst's fst/fst.cc (``FstHeader``), fst/vector-fst.h and fst/const-fst.h; Kaldi src/fstext/kaldi-fst-io.cc
-(``ReadFstKaldiGeneric``) and kaldi-fst-io-inl.h.
+Source: OpenFst's fst/fst.cc (``FstHeader``), fst/vector-fst.h, fst/const-fst.h and fst/symbol-table.h; Kaldi
+src/fstext/kaldi-fst-io.cc (``ReadFstKaldiGeneric``) and kaldi-fst-io-inl.h.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MAGIC = b"\xd6\xfd\xb2\x7e"
 _VERSION = 2
 _ALIGNED_VERSION = 1  # of the const form
 _ALIGNMENT = 16  # bytes, from the start of the file
-_HAS_SYMBOLS = 0b11  # flags of the header: a table of the input labels, one of the output labels
+_HAVE_SYMBOLS = (0b01, 0b10)  # flags of the header: a table of the input labels, one of the output labels
 _IS_ALIGNED = 0b100
 _EXPANDED = 0b01  # all that is claimed of the properties; readers find out the others
 _EXPANDED_AND_MUTABLE = 0b11
@@ -45,7 +45,10 @@ _ARC = np.dtype([("ilabel", "<i4"), ("olabel", "<i4"), ("weight", "<f4"), ("targ
 _CONST_STATE = np.dtype(
     [("final", "<f4"), ("first", "<u4"), ("arcs", "<u4"), ("input_epsilons", "<u4"), ("output_epsilons", "<u4")]
 )
+_SYMBOLS_MAGIC = struct.pack("<i", 2125658996)
+_SYMBOLS_NUMBERS = struct.Struct("<qq")  # the next free label, how many symbols there are
 _LONGEST_NAME = 100
+_LONGEST_SYMBOL = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,9 @@ def _read_binary(source: Source) -> Transducer:
     aligned = bool(flags & _IS_ALIGNED) or (form, version) == ("const", _ALIGNED_VERSION)
     if version not in ((_VERSION, _ALIGNED_VERSION) if form == "const" else (_VERSION,)):
         raise source.error(f"expected version {_VERSION} of OpenFst's {form} form, found version {version}.", place)
-    if flags & _HAS_SYMBOLS:
-        raise source.error("the transducer has tables of symbols: write it without (fstsymbols --clear_isymbols).")
+    for flag in _HAVE_SYMBOLS:
+        if flags & flag:
+            _skip_symbols(source)
     if num_states < 0 or not (NO_STATE <= start < num_states or (start == NO_STATE and num_states == 0)):
         raise source.error(f"expected states and one of them to start from, found {num_states} and {start}.", place)
     if form == "const":
@@ -179,11 +183,25 @@ def _skip_to_alignment(source: Source) -> None:
     source.read(-source.tell() % _ALIGNMENT)
 
 
-def _read_name(source: Source) -> str:
+def _read_name(source: Source, longest: int = _LONGEST_NAME) -> str:
     (length,) = struct.unpack("<i", source.read(4))
-    if not 0 <= length <= _LONGEST_NAME:
+    if not 0 <= length <= longest:
         raise source.error(f"expected a name in the header of a transducer, found one of {length} characters.")
     return source.read(length).decode("ascii", "replace")
+
+
+def _skip_symbols(source: Source) -> None:
+    """Names of labels, which are not kept (OpenFst's ``SymbolTable``)."""
+    magic = source.read(len(_SYMBOLS_MAGIC))
+    if magic != _SYMBOLS_MAGIC:
+        raise source.error(f"expected a table of symbols, found bytes {shown(magic)}.")
+    _read_name(source, _LONGEST_SYMBOL)
+    _, count = _SYMBOLS_NUMBERS.unpack(source.read(_SYMBOLS_NUMBERS.size))
+    if count < 0:
+        raise source.error(f"expected a number of symbols, found {count}.")
+    for _ in range(count):
+        _read_name(source, _LONGEST_SYMBOL)
+        source.read(8)  # its label
 
 
 def _what_is_wrong(transducer: Transducer) -> str:

@@ -62,6 +62,9 @@ for state in range(fst.num_states):
     print(state, fst.final(state).value)
 fst.write("theirs.fst")
 kaldifst.StdConstFst(fst).write("theirs-const.fst")
+fst.input_symbols = fst.output_symbols = kaldifst.SymbolTable.from_str("<eps> 0\\na 7\\nb 9\\n")
+fst.write("theirs-symbols.fst")
+fst.input_symbols = fst.output_symbols = None
 writer = kaldifst.VectorFstWriter("ark:theirs")
 writer.write("u1", fst)
 writer.close()
@@ -81,6 +84,8 @@ def test_openfst_reads_ours_and_we_read_openfsts(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == expected
     assert same(read_transducer_file(str(tmp_path / "theirs.fst")), SMALL)
     assert same(read_transducer_file(str(tmp_path / "theirs-const.fst")), SMALL)
+    assert b"<eps>" in (tmp_path / "theirs-symbols.fst").read_bytes()
+    assert same(read_transducer_file(str(tmp_path / "theirs-symbols.fst")), SMALL)
     for name in ("theirs", "theirs.txt"):
         with SequentialReader(f"ark:{tmp_path}/{name}", TRANSDUCER) as reader:
             assert same(dict(reader)["u1"], SMALL)
@@ -110,7 +115,7 @@ def test_a_truncated_file_names_itself_and_the_byte(binary: Path) -> None:
         (0, 4, 1, "OpenFst's binary form, found bytes"),
         (8, 6, int.from_bytes(b"cached", "little"), "type 'vector' or 'const'"),
         (26, 4, 1, "version 2"),
-        (30, 4, 1, "tables of symbols"),
+        (30, 4, 1, "table of symbols"),
         (42, 8, 3, "one of them to start from, found 3 and 3"),
         (50, 8, 1 << 40, "too early"),
         (30, 4, 4, "without alignment"),
