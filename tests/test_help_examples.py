@@ -56,9 +56,8 @@ def test_the_example_in_the_help_works(
 
 def test_what_numpy_warns_of_has_kaldis_form(example_directory: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        "nnet-copy --scale=1e30 1.raw big.raw && nnet-compute big.raw scp:feats.scp ark:/dev/null".replace(
-            "big.raw", f"{tmp_path}/big.raw"
-        ),
+        f"nnet-copy --scale=1e30 1.raw {tmp_path}/big.raw && "
+        f"nnet-compute {tmp_path}/big.raw scp:feats.scp ark:/dev/null",
         cwd=example_directory,
         shell=True,
         capture_output=True,

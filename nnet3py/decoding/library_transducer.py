@@ -1,7 +1,7 @@
 """Transducers handed to the libraries of the extra ``nnet3py[recipes]``.
 
-OpenFst crashes on some damaged files (a negative number of states, an arc to a state that is not there), so the files
-are read and checked here, and the libraries are given what was read.
+OpenFst crashes on some damaged files (an arc to a state that is not there, say), so files are read and checked here,
+and the libraries are given what was read.
 """
 
 from __future__ import annotations

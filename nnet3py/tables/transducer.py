@@ -244,12 +244,12 @@ def _write_binary(sink: Sink, transducer: Transducer) -> None:
 
 
 def write_const(sink: Sink, transducer: Transducer) -> None:
-    """OpenFst's const form, not aligned: what ``fstconvert --fst_type=const`` writes."""
+    """OpenFst's const form, not aligned."""
     count = transducer.num_states
     states = np.empty(count, _CONST_STATE)
     states["final"] = transducer.finals
-    states["first"] = np.searchsorted(transducer.sources, np.arange(count))
-    states["arcs"] = np.bincount(transducer.sources, minlength=count)
+    states["arcs"] = counts = np.bincount(transducer.sources, minlength=count)
+    states["first"] = np.cumsum(counts) - counts
     for name, labels in (("input_epsilons", transducer.ilabels), ("output_epsilons", transducer.olabels)):
         states[name] = np.bincount(transducer.sources[labels == EPSILON], minlength=count)
     _write_header(sink, b"const", _EXPANDED, transducer)

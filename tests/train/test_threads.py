@@ -207,7 +207,7 @@ def test_an_estimate_that_threads_share_stays_sound(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(online, "_updated", counted)
 
     def work() -> None:
-        while not enough.is_set():
+        while not enough.is_set() and len(kept) < 20_000:
             piece = next(waiting)
             hat, scale = online.precondition(piece)
             kept.append(float(np.linalg.norm(scale * hat) / np.linalg.norm(piece)))
@@ -217,6 +217,7 @@ def test_an_estimate_that_threads_share_stays_sound(monkeypatch: pytest.MonkeyPa
         thread.start()
     for thread in threads:
         thread.join()
+    assert enough.is_set()
     np.testing.assert_allclose(kept, np.ones(len(kept)), rtol=1e-3)
     assert online.orthogonality_error() < 1e-2
     assert online.state is not None
