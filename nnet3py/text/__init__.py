@@ -1,0 +1,1 @@
+"""Text as Kaldi's files have it: lines, fields and bytes."""
