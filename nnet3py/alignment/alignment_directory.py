@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from nnet3py import log
 from nnet3py.alignment.deltas import add_deltas
 from nnet3py.alignment.language import Language, read_language
-from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.alignment.monophone import Alignment, MonophoneTrainer, Schedule, train_monophone
-from nnet3py.decoding.score import read_transcripts
+from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import write_transition_model_to
 from nnet3py.program import reason
@@ -33,6 +32,7 @@ from nnet3py.tables.holders import INT_VECTOR, MATRIX
 from nnet3py.tables.streams import open_output
 from nnet3py.tables.table import SequentialReader, TableWriter
 from nnet3py.temporary_files import replacing
+from nnet3py.text.lines import encode, read_text, write_text
 
 _FEWEST_NAMED = 3  # so many keys are named when some are left out
 
@@ -120,22 +120,22 @@ def _write(
         write_header(sink, True)
         write_transition_model_to(sink, model, True)
         alignment.mixtures.write_to(sink, True)
+    in_order = sorted(alignment.transitions.items(), key=lambda pair: encode(pair[0]))
     archive = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=archive, mtime=0) as compressed:
-        for key, transitions in sorted(alignment.transitions.items()):
+        for key, transitions in in_order:
             line = f"{key} {' '.join(map(str, transitions.tolist()))}\n"
-            compressed.write(line.encode("utf-8", "surrogateescape"))
+            compressed.write(encode(line))
     with open_output(os.path.join(ali_dir, "ali.1.gz")) as sink:
         sink.write(archive.getvalue())
     with TableWriter(f"ark,scp:{ali_dir}/pdf.ark,{ali_dir}/pdf.scp", INT_VECTOR) as writer:
-        for key, transitions in sorted(alignment.transitions.items()):
+        for key, transitions in in_order:
             writer.write(key, model.pdfs(transitions))
     texts = {
         "num_jobs": "1\n",
         "num_pdfs": f"{model.num_pdfs}\n",
         "cmvn_opts": f"{cmvn_options}\n",
-        "phones.txt": "".join(f"{line}\n" for line in read_text_lines(language.path("phones.txt"))),
+        "phones.txt": read_text(language.path("phones.txt")),
     }
     for name, text in texts.items():
-        with open_output(os.path.join(ali_dir, name)) as sink:
-            sink.write(text.encode())
+        write_text(os.path.join(ali_dir, name), text)

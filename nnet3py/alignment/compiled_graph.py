@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnet3py import log
-from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import TransitionModel
 from nnet3py.tables.holders import INT_VECTOR
 from nnet3py.tables.table import SequentialReader, TableWriter
 from nnet3py.tables.transducer import EPSILON, NO_STATE, TRANSDUCER, Transducer
+from nnet3py.text.lines import fields, read_lines
 
 Phones = list[tuple[int, int, int, int, float]]
 """Arcs of a graph of phones: source, target, phone, word, cost."""
@@ -262,10 +262,11 @@ def read_labels(path: str) -> list[int]:
         UserError: the file cannot be read, or a line is not a label.
     """
     labels = []
-    for number, line in enumerate(read_text_lines(path), 1):
-        if not (line.strip().isascii() and line.strip().isdigit()):
+    for number, line in enumerate(read_lines(path), 1):
+        words = fields(line)
+        if len(words) != 1 or not (words[0].isascii() and words[0].isdigit()):
             raise UserError(f"{path}:{number}: expected a label, a number of 0 or above, found {line!r}.")
-        labels.append(int(line))
+        labels.append(int(words[0]))
     return labels
 
 

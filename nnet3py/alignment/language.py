@@ -19,19 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnet3py.alignment.lexicon import (
-    EPSILON,
-    Pronunciation,
-    disambiguated,
-    lexicon_transducer,
-    read_lexicon,
-    read_symbols,
-    read_text_lines,
-)
+from nnet3py.alignment.lexicon import EPSILON, Pronunciation, disambiguated, lexicon_transducer, read_lexicon
 from nnet3py.alignment.topology import topology_text
 from nnet3py.errors import UserError
 from nnet3py.program import reason
 from nnet3py.temporary_files import replacing
+from nnet3py.text.lines import BLANKS, key_and_rest, read_lines, write_text
+from nnet3py.text.symbols import read_symbols
 
 
 @dataclass(frozen=True)
@@ -106,10 +100,11 @@ def read_symbols_of(path: str, table: dict[str, int]) -> list[int]:
         UserError: the file cannot be read, or a symbol is not in the table.
     """
     numbers = []
-    for line, name in enumerate(read_text_lines(path), 1):
-        if name.strip() not in table:
-            raise UserError(f"{path}:{line}: the symbol {name.strip()!r} is not in the symbol table.")
-        numbers.append(table[name.strip()])
+    for line, text in enumerate(read_lines(path), 1):
+        name = text.strip(BLANKS)
+        if name not in table:
+            raise UserError(f"{path}:{line}: the symbol {name!r} is not in the symbol table.")
+        numbers.append(table[name])
     return numbers
 
 
@@ -121,8 +116,8 @@ def _optional_silence(path: str, phones: dict[str, int]) -> int:
 
 
 def _silence_probability(path: str) -> float:
-    for line in read_text_lines(path):
-        name, _, value = line.partition(" ")
+    for line in read_lines(path):
+        name, value = key_and_rest(line)
         if name == "overall":
             try:
                 probability = float(value)
@@ -193,8 +188,7 @@ def prepare_language(
     try:
         os.makedirs(os.path.join(directory, "phones"), exist_ok=True)
         for name, text in texts.items():
-            with replacing(os.path.join(directory, name)) as temporary, open(temporary, "w", encoding="utf-8") as out:
-                out.write(text)
+            write_text(os.path.join(directory, name), text)
         for name, transducer in transducers.items():
             with replacing(os.path.join(directory, name)) as temporary:
                 transducer.write(temporary)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.errors import UserError
-from nnet3py.program import reason
+from nnet3py.text.lines import fields, read_lines
 
 if TYPE_CHECKING:
     import kaldifst
@@ -45,25 +45,25 @@ def read_lexicon(path: str) -> list[Pronunciation]:
         UserError: the file cannot be read or is empty, a line has no phone, or a name is one that is reserved.
     """
     lines = []
-    for number, line in enumerate(read_text_lines(path), 1):
-        fields = line.split()
-        if fields:
-            lines.append((number, fields))
+    for number, line in enumerate(read_lines(path), 1):
+        words = fields(line)
+        if words:
+            lines.append((number, words))
     if not lines:
         raise UserError(f"{path}: expected lines 'word phone phone ...', found none.")
-    with_probabilities = all(len(fields) > 2 and _probability(fields[1]) is not None for _, fields in lines)
+    with_probabilities = all(len(words) > 2 and _probability(words[1]) is not None for _, words in lines)
     pronunciations = {}
-    for number, fields in lines:
-        phones = tuple(fields[2:] if with_probabilities else fields[1:])
+    for number, words in lines:
+        word, phones = words[0], tuple(words[2:] if with_probabilities else words[1:])
         if not phones:
-            raise UserError(f"{path}:{number}: expected 'word phone phone ...', found the word {fields[0]!r} alone.")
-        if fields[0] in _RESERVED_WORDS:
-            raise UserError(f"{path}:{number}: {fields[0]!r} is a reserved symbol: give the word another name.")
+            raise UserError(f"{path}:{number}: expected 'word phone phone ...', found the word {word!r} alone.")
+        if word in _RESERVED_WORDS:
+            raise UserError(f"{path}:{number}: {word!r} is a reserved symbol: give the word another name.")
         for phone in phones:
             if phone == EPSILON or phone.startswith("#"):
                 raise UserError(f"{path}:{number}: {phone!r} is a reserved symbol: give the phone another name.")
-        probability = (_probability(fields[1]) or 1.0) if with_probabilities else 1.0
-        pronunciations[fields[0], phones] = Pronunciation(fields[0], probability, phones)
+        probability = (_probability(words[1]) or 1.0) if with_probabilities else 1.0
+        pronunciations[word, phones] = Pronunciation(word, probability, phones)
     return list(pronunciations.values())
 
 
@@ -73,41 +73,6 @@ def _probability(text: str) -> float | None:
     except ValueError:
         return None
     return value if 0.0 < value <= 1.0 else None
-
-
-def read_text_lines(path: str) -> list[str]:
-    """The lines of a text file.
-
-    Raises:
-        UserError: it cannot be opened, or is not UTF-8.
-    """
-    try:
-        with open(path, encoding="utf-8") as lines:
-            return lines.read().splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"Cannot read {path}: {reason(problem)}.") from problem
-
-
-def read_symbols(path: str) -> dict[str, int]:
-    """A symbol table, lines ``symbol number``: symbol -> number.
-
-    Raises:
-        UserError: unreadable, a line of another form, or a symbol or number that comes twice.
-    """
-    symbols: dict[str, int] = {}
-    for number, line in enumerate(read_text_lines(path), 1):
-        fields = line.split()
-        if not fields:
-            continue
-        if len(fields) != 2 or not fields[1].isascii() or not fields[1].isdigit() or len(fields[1]) > 9:
-            raise UserError(f"{path}:{number}: expected 'symbol number', found {line!r}.")
-        if fields[0] in symbols:
-            raise UserError(f"{path}:{number}: the symbol {fields[0]!r} comes a second time.")
-        symbols[fields[0]] = int(fields[1])
-    repeated = [value for value, count in Counter(symbols.values()).items() if count > 1]
-    if repeated:
-        raise UserError(f"{path}: the number {repeated[0]} stands for more than one symbol.")
-    return symbols
 
 
 def disambiguated(pronunciations: Iterable[Pronunciation]) -> tuple[list[tuple[Pronunciation, int]], int]:

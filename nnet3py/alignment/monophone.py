@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from nnet3py.alignment.gaussian_mixtures import GaussianMixtures
 from nnet3py.alignment.language import Language
-from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.alignment.paths import best_paths, equal_path
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.alignment.training_graph import Ints, TrainingGraph, training_graph, transition_costs
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import State, Topology, TransitionModel
+from nnet3py.text.lines import read_lines
 
 _LARGEST_BATCH = 20_000_000  # frames * utterances * states aligned at once
 _FIRST_MIN_OCCUPANCY, _MIN_OCCUPANCY = 3.0, 10.0  # fewer at first, or the rare phones are never estimated
@@ -89,7 +89,7 @@ class MonophoneTrainer:
 
     def _start_model(self, language: Language) -> None:
         topology = self._library.HmmTopology()
-        topology.read("\n".join(read_text_lines(language.path("topo"))) + "\n")
+        topology.read("\n".join(read_lines(language.path("topo"))) + "\n")
         self.tree = self._library.monophone_context_dependency(topology.phones, topology.get_phone_to_num_pdf_classes())
         self._transitions = self._library.TransitionModel(self.tree, topology)
         self._topology = _topology(topology)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnet3py import log
-from nnet3py.alignment.lexicon import read_symbols
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.decoding.library_transducer import const_transducer
 from nnet3py.errors import UserError
@@ -22,6 +21,7 @@ from nnet3py.nnet.transition_model import read_transition_model
 from nnet3py.tables.holders import INT_VECTOR, MATRIX, TOKEN_VECTOR
 from nnet3py.tables.table import SequentialReader, TableWriter
 from nnet3py.tables.transducer import Transducer, read_transducer_file
+from nnet3py.text.symbols import read_symbols
 
 
 @dataclass(frozen=True)

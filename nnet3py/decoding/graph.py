@@ -19,16 +19,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnet3py.alignment.lexicon import read_symbols
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.decoding.library_transducer import read_vector_transducer
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
 from nnet3py.program import reason
 from nnet3py.temporary_files import replacing
+from nnet3py.text.lines import read_text, write_text
+from nnet3py.text.symbols import read_symbols
 
 if TYPE_CHECKING:
     import kaldifst
@@ -210,10 +210,9 @@ def make_graph_dir(
         os.makedirs(graph_dir, exist_ok=True)
         with replacing(os.path.join(graph_dir, "HCLG.fst")) as temporary:
             graph.write(temporary)
-        texts = {name: Path(lang_dir, name).read_text(encoding="utf-8") for name in ("words.txt", "phones.txt")}
+        texts = {name: read_text(os.path.join(lang_dir, name)) for name in ("words.txt", "phones.txt")}
         for name, text in {**texts, "num_pdfs": f"{model.num_pdfs}\n"}.items():
-            with replacing(os.path.join(graph_dir, name)) as temporary:
-                Path(temporary).write_text(text, encoding="utf-8")
+            write_text(os.path.join(graph_dir, name), text)
     except OSError as problem:
         raise UserError(f"Cannot write the graph into {graph_dir}: {reason(problem)}.") from problem
     return graph

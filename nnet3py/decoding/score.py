@@ -5,16 +5,14 @@ Source: Kaldi src/bin/compute-wer.cc.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.alignment.recipe_library import import_recipe_library
+from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.errors import UserError
-from nnet3py.program import reason
-from nnet3py.temporary_files import replacing
+from nnet3py.text.lines import write_text
 
 
 @dataclass(frozen=True)
@@ -92,25 +90,6 @@ def error_rate(references: Mapping[str, list[str]], hypotheses: Mapping[str, lis
     return ErrorRate(words, insertions, deletions, substitutions, len(references), wrong, absent)
 
 
-def read_transcripts(path: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Lines ``utterance word word ...`` (Kaldi's ``text``): utterance -> words.
-
-    Raises:
-        UserError: the file cannot be read, is empty, or has an utterance twice.
-    """
-    transcripts: dict[str, list[str]] = {}
-    for number, line in enumerate(read_text_lines(os.fspath(path)), 1):
-        fields = line.split()
-        if not fields:
-            raise UserError(f"{path}:{number}: expected 'utterance word word ...', found an empty line.")
-        if fields[0] in transcripts:
-            raise UserError(f"{path}:{number}: the utterance {fields[0]!r} comes a second time.")
-        transcripts[fields[0]] = fields[1:]
-    if not transcripts:
-        raise UserError(f"{path} is empty: expected lines 'utterance word word ...'.")
-    return transcripts
-
-
 def score_decode_dir(data_dir: str, decode_dir: str) -> tuple[ErrorRate, str]:
     """Score every ``hyp_X.txt`` of a decoding directory against ``text`` of a data directory.
 
@@ -139,16 +118,3 @@ def score_decode_dir(data_dir: str, decode_dir: str) -> tuple[ErrorRate, str]:
     _, _, name, best = min(rates, key=lambda r: r[:2])
     write_text(folder / "best_acwt", f"{name}\n")
     return best, str(folder / f"wer_{name}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        with replacing(str(path)) as temporary:
-            Path(temporary).write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise UserError(f"Cannot write {path}: {reason(problem)}.") from problem

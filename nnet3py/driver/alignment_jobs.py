@@ -17,12 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnet3py import log
-from nnet3py.alignment.lexicon import read_symbols, read_text_lines
 from nnet3py.alignment.timed_phones import monophone_transition_model, monophone_tree_text
-from nnet3py.decoding.score import read_transcripts, write_text
+from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, pipeline, require_plain_path
-from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts, write_atomically
+from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts
 from nnet3py.driver.likelihood_jobs import (
     as_rspecifier,
     feature_lines,
@@ -35,6 +34,8 @@ from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import read_topology, read_transition_model, write_transition_model_to
 from nnet3py.tables.basic_types import write_header
 from nnet3py.tables.streams import open_output
+from nnet3py.text.lines import read_lines, write_text
+from nnet3py.text.symbols import read_symbols
 
 _COUNTS = re.compile(r"^LOG .*?(?:Done|done) (\d+)(?: utterances)?, errors on (\d+)", re.MULTILINE)
 _LOG_LIKELIHOOD = re.compile(r"^LOG .*Overall log-likelihood per frame is (\S+) over (\d+) frames", re.MULTILINE)
@@ -113,7 +114,7 @@ def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str)
         with open_output(f"{folder}/final.mdl") as sink:
             write_header(sink, True)
             write_transition_model_to(sink, model, True)
-        write_atomically(f"{folder}/tree", monophone_tree_text(topology))
+        write_text(f"{folder}/tree", monophone_tree_text(topology))
         jobs = split_features(lines, data, Path(folder), options.nj, by_speaker=False)
         _split_transcripts(folder, jobs, transcripts)
         command = [
@@ -177,7 +178,7 @@ def _unknown_word(lang: str, numbers: dict[str, int]) -> int | None:
     path = f"{lang}/oov.txt"
     if not os.path.isfile(path):
         return None
-    words = [word for line in read_text_lines(path) for word in line.split()]
+    words = [word for line in read_lines(path) for word in line.split()]
     if len(words) != 1 or words[0] not in numbers:
         raise UserError(f"{path}: expected one word of words.txt, found {' '.join(words)!r}.")
     return numbers[words[0]]
@@ -188,7 +189,7 @@ def _split_transcripts(folder: str, jobs: int, transcript: Callable[[str], str |
     missing = 0
     for job in range(1, jobs + 1):
         lines = []
-        for line in read_text_lines(f"{folder}/feats.{job}.scp"):
+        for line in read_lines(f"{folder}/feats.{job}.scp"):
             utterance = line.split()[0]
             words = transcript(utterance)
             if words is None:
@@ -220,16 +221,16 @@ def _finish(folder: str, lang: str, jobs: int, num_pdfs: int) -> None:
         for path in glob.glob(f"{folder}/{pattern}"):
             os.unlink(path)
     copy_atomically(f"{lang}/phones.txt", f"{folder}/phones.txt")
-    write_atomically(f"{folder}/num_pdfs", f"{num_pdfs}\n")
-    write_atomically(f"{folder}/num_jobs", f"{jobs}\n")
-    write_atomically(f"{folder}/.complete", "")
+    write_text(f"{folder}/num_pdfs", f"{num_pdfs}\n")
+    write_text(f"{folder}/num_jobs", f"{jobs}\n")
+    write_text(f"{folder}/.complete", "")
 
 
 def _report(folder: str, logs: list[str], utterances: int) -> None:
     done = frames = 0
     total = 0.0
     for path in logs:
-        text = "\n".join(read_text_lines(path))
+        text = "\n".join(read_lines(path))
         done += sum(int(count) for count, _ in _COUNTS.findall(text)[-1:])
         for mean, count in _LOG_LIKELIHOOD.findall(text)[-1:]:
             frames += int(count)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from nnet3py.driver.experiment import write_atomically
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.schedule import Iteration
 from nnet3py.driver.stage import Stage
 from nnet3py.errors import UserError
+from nnet3py.text.lines import write_text
 
 
 def check(options: TrainingOptions) -> None:
@@ -71,7 +71,7 @@ class Averaging(Stage):
             groups = list(itertools.pairwise(bounds))
             for number, (first, end) in enumerate(groups, 1):
                 words = [*_weights(weights[first:end]), *models[first:end]]
-                write_atomically(self._list(index, level, str(number)), "\n".join(words) + "\n")
+                write_text(self._list(index, level, str(number)), "\n".join(words) + "\n")
             command = ["nnet-average", f"$(<{self._list(index, level, 'JOB')})", self._group(index, level, "JOB")]
             name, what = f"average_{level}.{index}.JOB", f"Averaging in groups, iteration {index}"
             if not self._run_or_recover(name, command, what, parts, recover):

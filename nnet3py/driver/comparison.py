@@ -10,10 +10,10 @@ import os
 import re
 from dataclasses import dataclass
 
-from nnet3py.driver.experiment import write_atomically
 from nnet3py.driver.report import Progress, read_progress
 from nnet3py.errors import UserError
 from nnet3py.temporary_files import replacing
+from nnet3py.text.lines import write_text
 
 _WER = re.compile(r"^%WER ([0-9.]+) \[", re.MULTILINE)
 
@@ -158,4 +158,4 @@ def write_table(text: str, path: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    write_atomically(path, text)
+    write_text(path, text)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nnet3py.alignment.lexicon import read_text_lines
-from nnet3py.decoding.score import read_transcripts, write_text
+from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, require_plain_path
 from nnet3py.driver.experiment import remove_unfinished, termination_interrupts
@@ -23,6 +22,7 @@ from nnet3py.driver.likelihood_jobs import (
 from nnet3py.driver.options import DecodeOptions
 from nnet3py.errors import UserError
 from nnet3py.program import reason
+from nnet3py.text.lines import read_lines, write_text
 
 
 def scales(text: str) -> list[str]:
@@ -132,7 +132,7 @@ def _gather(folder: Path, scale: str, num_jobs: int) -> int:
     """Join the jobs' hypotheses into ``hyp_X.txt``; returns how many there are."""
     parts = [folder / f"hyp_{scale}.{job}" for job in range(1, num_jobs + 1)]
     target = folder / f"hyp_{scale}.txt"
-    write_text(target, "".join("".join(f"{line}\n" for line in read_text_lines(str(part))) for part in parts))
+    write_text(target, "".join("".join(f"{line}\n" for line in read_lines(str(part))) for part in parts))
     for part in parts:
         part.unlink()
     return len(read_transcripts(target))

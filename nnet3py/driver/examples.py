@@ -26,11 +26,12 @@ from nnet3py import log
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, Running, pipe, pipeline, require_plain_path
-from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts, write_atomically
+from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts
 from nnet3py.driver.options import EgsOptions
 from nnet3py.errors import UserError
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
 from nnet3py.temporary_files import replacing
+from nnet3py.text.lines import read_lines, read_number, read_table, write_text
 
 _MOST_OPEN_FILES = 512
 _USUAL_SUBSET = 300
@@ -104,7 +105,7 @@ class _Maker:
         if stage <= 5:
             self._shuffle(archives // multiple, multiple, jobs=jobs)
         self._clean_up()
-        write_atomically(f"{self.folder}/.complete", "")
+        write_text(f"{self.folder}/.complete", "")
         log.log(f"Made {archives} archives of examples in {self.folder}.")
 
     # Which utterances are for what.
@@ -165,8 +166,8 @@ class _Maker:
         train: list[str],
     ) -> int:
         """Write what the jobs read; returns how many jobs there are."""
-        write_atomically(f"{self.folder}/valid_uttlist", "".join(f"{utterance}\n" for utterance in valid))
-        write_atomically(f"{self.folder}/train_subset_uttlist", "".join(f"{utterance}\n" for utterance in subset))
+        write_text(f"{self.folder}/valid_uttlist", "".join(f"{utterance}\n" for utterance in valid))
+        write_text(f"{self.folder}/train_subset_uttlist", "".join(f"{utterance}\n" for utterance in subset))
         parts: dict[str, Sequence[str]] = {"valid": valid, "train_subset": subset}
         jobs = min(self.options.nj, len(train))
         speaker_of = self._speakers([*valid, *train]) if self.options.online_cmvn else {}
@@ -178,9 +179,9 @@ class _Maker:
         for name, utterances in parts.items():
             for kind, table in (("feats", features), ("ali", alignments)):
                 lines = "".join(f"{utterance} {table[utterance]}\n" for utterance in utterances)
-                write_atomically(f"{self.split}/{kind}.{name}.scp", lines)
+                write_text(f"{self.split}/{kind}.{name}.scp", lines)
             if speaker_of:
-                write_atomically(f"{self.split}/spk2utt.{name}", spk2utt_text(utterances, speaker_of))
+                write_text(f"{self.split}/spk2utt.{name}", spk2utt_text(utterances, speaker_of))
         return len(of_jobs)
 
     def _speakers(self, utterances: list[str]) -> dict[str, str]:
@@ -207,7 +208,7 @@ class _Maker:
         self._put("cmvn_opts", options.cmvn_opts, info=False)
         _remove([f"{self.folder}/online_cmvn"])
         if options.online_cmvn:
-            write_atomically(f"{self.folder}/online_cmvn", "")
+            write_text(f"{self.folder}/online_cmvn", "")
         self._put("feat_dim", self._dimension("feat_dim", f"scp:{self.split}/feats.1.scp"))
         dim = 0
         if options.online_ivector_dir:
@@ -235,7 +236,7 @@ class _Maker:
         return archives, multiple
 
     def _put(self, name: str, value: object, *, info: bool = True) -> None:
-        write_atomically(f"{self.folder}/{'info/' if info else ''}{name}", f"{value}\n")
+        write_text(f"{self.folder}/{'info/' if info else ''}{name}", f"{value}\n")
 
     def _copy_extractor_id(self) -> None:
         """By its extractor's id, decoding knows iVectors that do not fit (Kaldi's check_ivectors_compatible.sh)."""
@@ -249,7 +250,7 @@ class _Maker:
     def _dimension(self, name: str, rspecifier: str) -> int:
         target = f"{self.folder}/info/{name}"
         self._run(name, ["feat-to-dim", rspecifier, target], f"Finding the dimension of {rspecifier}")
-        return _read_number(target)
+        return read_number(target)
 
     def _count_frames(self, features: dict[str, str]) -> int:
         path = f"{self.data}/utt2num_frames"
@@ -259,14 +260,14 @@ class _Maker:
                 return sum(int(lengths[utterance]) for utterance in features)
         target = f"{self.folder}/info/num_frames"
         self._run("num_frames", ["feat-to-len", f"scp:{self.data}/feats.scp", ">", target], "Counting frames")
-        return _read_number(target)
+        return read_number(target)
 
     def _num_pdfs(self) -> int:
         if self.options.num_pdfs:
             return self.options.num_pdfs
         path = f"{self.ali_dir}/num_pdfs"
         if os.path.isfile(path):
-            return _read_number(path)
+            return read_number(path)
         if not has_transition_ids(self.ali_dir):
             raise UserError(f"How many classes are there? Write the number into {path}, or give --num-pdfs.")
         self._run("num_pdfs", ["hmm-info", f"{self.ali_dir}/final.mdl"], "Finding the number of pdfs")
@@ -363,7 +364,7 @@ class _Maker:
         if options.right_context_final >= 0:
             command.append(f"--right-context-final={options.right_context_final}")
         if options.online_ivector_dir:
-            period = _read_number(f"{options.online_ivector_dir}/ivector_period")
+            period = read_number(f"{options.online_ivector_dir}/ivector_period")
             command.append(f"--online-ivectors=scp:{options.online_ivector_dir}/ivector_online.scp")
             command.append(f"--online-ivector-period={period}")
         return [*command, self._features(part), self._posteriors(part)]
@@ -412,50 +413,11 @@ def drawn(utterances: Iterable[str], count: int, seed: int) -> list[str]:
     return sorted(utterances, key=chance)[:count]
 
 
-def read_lines(path: str) -> list[str]:
-    """A text file's lines.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read().splitlines()
-    except OSError as problem:
-        raise UserError(f"Cannot read {path}: {problem.strerror}.") from problem
-
-
-def read_table(path: str) -> dict[str, str]:
-    """A text table (``feats.scp``, ``utt2spk``): key, white space, value.
-
-    Raises:
-        UserError: it cannot be read, is empty, or has a line without a value or a key twice.
-    """
-    table: dict[str, str] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        words = line.split(maxsplit=1)
-        if len(words) != 2:
-            raise UserError(f"{path}:{number}: expected a key and a value, found {line!r}.")
-        if words[0] in table:
-            raise UserError(f"{path}:{number}: the key {words[0]} is there twice.")
-        table[words[0]] = words[1].rstrip()
-    if not table:
-        raise UserError(f"{path} is empty: expected a line an utterance.")
-    return table
-
-
 def _principal_length(text: str) -> int:
     """The first of the lengths of examples, the one that most have."""
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
         raise UserError(f"Expected --frames-per-eg like 8 or 8,4, found {text!r}.")
     return int(text.split(",")[0])
-
-
-def _read_number(path: str) -> int:
-    text = "\n".join(read_lines(path)).strip()
-    if not text.isdigit():
-        raise UserError(f"{path}: expected a number, found {text[:40]!r}.")
-    return int(text)
 
 
 def _md5(path: str) -> str:

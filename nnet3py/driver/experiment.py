@@ -21,21 +21,13 @@ from typing import Any
 from nnet3py.errors import UserError
 from nnet3py.jobs.interruption import WATCH_SECONDS, driver_is_gone
 from nnet3py.temporary_files import replacing
+from nnet3py.text.lines import write_text
 
 _MODEL = re.compile(r"(\d+)\.raw")
 _VELOCITY = re.compile(r"(\d+)\.velocity\.raw")
 _SHARD_MODEL = re.compile(r"(\d+)\.(?:\d+|average|group\d+-\d+)\.raw|\d+\.group\d+-\d+\.list")
 _PART = re.compile(r"\d+\.lda_stats|post\.\w+\.\d+\.vec")
 _UNFINISHED = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
-
-
-def write_atomically(path: str, text: str) -> None:
-    """Replace a text file; a reader sees the old or the new one."""
-    try:
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as problem:
-        raise UserError(f"Cannot write {path}: {problem.strerror}.") from problem
 
 
 def copy_atomically(source: str, target: str) -> None:
@@ -182,7 +174,7 @@ class Experiment:
                 if then.get(key) != now.get(key):
                     changed[key] = (then.get(key), now.get(key))
         if then is None or (changed and force):
-            write_atomically(self.path(name), json.dumps(now, indent=1, sort_keys=True) + "\n")
+            write_text(self.path(name), json.dumps(now, indent=1, sort_keys=True) + "\n")
         return changed
 
     def _recorded(self, name: str) -> dict[str, Any] | None:

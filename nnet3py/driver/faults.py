@@ -14,8 +14,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from nnet3py.driver.engine import Fault
-from nnet3py.driver.experiment import Experiment, write_atomically
+from nnet3py.driver.experiment import Experiment
 from nnet3py.errors import UserError
+from nnet3py.text.lines import write_text
 
 NAME = "faults.tsv"
 AGAIN, FAILED, LEFT_OUT = "again", "failed", "left out"
@@ -93,7 +94,7 @@ class FaultRecord:
         for row in rows:
             values = (row.iteration, row.job, row.log, row.attempt, row.outcome, row.reason)
             lines.append("\t".join("-" if value is None else str(value) for value in values))
-        write_atomically(self._path, "\n".join(lines) + "\n")
+        write_text(self._path, "\n".join(lines) + "\n")
 
 
 def _number(word: str) -> int | None:

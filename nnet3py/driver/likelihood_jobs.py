@@ -10,11 +10,10 @@ import os
 import shlex
 from pathlib import Path
 
-from nnet3py.alignment.lexicon import read_text_lines
-from nnet3py.decoding.score import write_text
 from nnet3py.driver.options import NetworkJobOptions
 from nnet3py.errors import UserError
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
+from nnet3py.text.lines import read_lines, write_text
 
 
 def normalises_online(model_dir: Path) -> bool:
@@ -28,7 +27,7 @@ def feature_lines(data_dir: str) -> list[str]:
     Raises:
         UserError: there are none.
     """
-    lines = [line for line in read_text_lines(os.path.join(data_dir, "feats.scp")) if line.strip()]
+    lines = [line for line in read_lines(os.path.join(data_dir, "feats.scp")) if line.strip()]
     if not lines:
         raise UserError(f"{data_dir}/feats.scp is empty: make features of this data first.")
     return lines
@@ -54,7 +53,7 @@ def split_features(lines: list[str], data_dir: str, folder: Path, num_jobs: int,
 def _split_by_speaker(data_dir: str, folder: Path, lines: list[str], num_jobs: int) -> int:
     line_of = {line.split()[0]: line for line in lines}
     path = os.path.join(data_dir, "utt2spk")
-    pairs = [line.split() for line in read_text_lines(path) if line.strip()]
+    pairs = [line.split() for line in read_lines(path) if line.strip()]
     speaker_of = {pair[0]: pair[-1] for pair in pairs}
     for utterance in line_of:
         if utterance not in speaker_of:
@@ -135,7 +134,7 @@ def _ivectors(folder: str, model_dir: Path) -> list[str]:
 
 
 def _number(path: Path) -> int:
-    text = "".join(read_text_lines(str(path))).strip()
+    text = "".join(read_lines(str(path))).strip()
     if not text.isdigit() or int(text) == 0:
         raise UserError(f"{path}: expected a number above 0, found {text[:40]!r}.")
     return int(text)

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 
 from nnet3py import log
 from nnet3py.driver.engine import Engine
-from nnet3py.driver.experiment import Experiment, link_atomically, write_atomically
+from nnet3py.driver.experiment import Experiment, link_atomically
 from nnet3py.driver.pdf_counts import count_pdfs, read_counts
 from nnet3py.errors import UserError
+from nnet3py.text.lines import write_text
 
 NAME = "presoftmax_prior_scale.vec"
 """The file of the scales; where a configuration names it, they are computed."""
@@ -48,7 +49,7 @@ def compute(experiment: Experiment, engine: Engine, ali_dir: str, power: float) 
     if not experiment.has(NAME):
         log.log("Computing the scales before the softmax")
         counts = count_pdfs(experiment, engine, ali_dir, f"A configuration names {NAME}")
-        write_atomically(experiment.path(NAME), vector_text(prior_scales(read_counts(counts), power)))
+        write_text(experiment.path(NAME), vector_text(prior_scales(read_counts(counts), power)))
     link_atomically(f"../{NAME}", link)
 
 

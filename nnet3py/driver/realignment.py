@@ -27,13 +27,14 @@ from dataclasses import replace
 from nnet3py import log
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
 from nnet3py.driver.engine import Engine, require_plain_path
-from nnet3py.driver.experiment import digest, write_atomically
+from nnet3py.driver.experiment import digest
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.preparation import Egs
 from nnet3py.driver.priors import make_acoustic_model, prior_data, sum_posteriors
 from nnet3py.driver.schedule import Schedule
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.errors import UserError
+from nnet3py.text.lines import write_text
 
 _LANGUAGE_FILES = ("L.fst", "words.txt", "phones.txt", "oov.txt", "phones/disambig.int")
 _SMALL_SETS = ("combine.egs", *(f"{kind}_diagnostic.egs" for kind in DIAGNOSTIC_SETS))
@@ -212,7 +213,7 @@ class Realignment(Stage):
         self._run(f"{name}.JOB", [*relabel, *archives], "Relabelling examples", jobs=egs.num_archives)
         small.wait()
         os.unlink(f"{folder}/ali.pdf.ark")
-        write_atomically(f"{folder}/.complete", "")
+        write_text(f"{folder}/.complete", "")
         frames, changed = self._changes([f"{name}.{job}" for job in range(1, egs.num_archives + 1)])
         log.log(
             f"Realigned with model {labels}: {100 * changed / max(frames, 1):.1f} % of the labels are not the first. "

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from nnet3py.driver.experiment import write_atomically
 from nnet3py.errors import UserError
+from nnet3py.text.lines import write_text
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def write_progress(path: str, rows: list[Progress]) -> None:
     """Write ``progress.tsv``: a line of column names, then a line a model."""
     lines = ["\t".join(_COLUMNS)]
     lines += ["\t".join(_text(getattr(row, name)) for name in _COLUMNS) for row in rows]
-    write_atomically(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def read_progress(path: str) -> list[Progress]:

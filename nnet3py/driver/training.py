@@ -30,12 +30,7 @@ from nnet3py.driver.diagnostics import read_training_objective, select_models
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.dropout_schedule import parse_dropout_schedules
 from nnet3py.driver.engine import Engine, pipe, require_plain_path
-from nnet3py.driver.experiment import (
-    copy_atomically,
-    digest,
-    termination_interrupts,
-    write_atomically,
-)
+from nnet3py.driver.experiment import copy_atomically, digest, termination_interrupts
 from nnet3py.driver.faults import FaultRecord, fault_report
 from nnet3py.driver.final_model import FinalModel
 from nnet3py.driver.learning_rate_factors import parse_learning_rate_factors
@@ -52,6 +47,7 @@ from nnet3py.driver.space import free_bytes, require_space
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.driver.starting_model import StartingModel
 from nnet3py.errors import UserError
+from nnet3py.text.lines import write_text
 
 _DIAGNOSTIC_LOG = re.compile(rf"compute_prob_(?:{'|'.join(DIAGNOSTIC_SETS)})\.(\d+|final)\.log")
 
@@ -433,7 +429,7 @@ class _Training(Stage):
         rows.append(diagnostics.row("final", looking, math.nan, rows))
         diagnostics.write(rows)
         report = accuracy_report(rows, fault_report(self.faults.rows()))
-        write_atomically(self.experiment.path("accuracy.report"), report)
+        write_text(self.experiment.path("accuracy.report"), report)
         final.put_priors(self.realignment.ali_dir(realignment.labels_of(self.options, schedule, last)))
         line.stage(
             f"Trained {self.options.dir}/{'final.mdl' if self._has_transitions() else 'final.raw'}: log-probability "

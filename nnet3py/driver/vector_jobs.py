@@ -23,19 +23,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from nnet3py import log
-from nnet3py.alignment.lexicon import read_text_lines
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, require_plain_path
-from nnet3py.driver.experiment import (
-    copy_atomically,
-    digest,
-    remove_unfinished,
-    termination_interrupts,
-    write_atomically,
-)
+from nnet3py.driver.experiment import copy_atomically, digest, remove_unfinished, termination_interrupts
 from nnet3py.driver.likelihood_jobs import feature_lines, split_features
 from nnet3py.driver.options import VectorOptions, option_name
 from nnet3py.errors import UserError
+from nnet3py.text.lines import read_lines, write_text
 
 _STATISTICS, _SETTINGS, _PER_SPEAKER = "global.stats", "utterance_vectors.conf", "per_speaker"
 _OF_THE_VECTORS = ("ivector_period", "online", "per_speaker", "prior_count", "deviations")
@@ -68,9 +62,9 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
             per_speaker = options.per_speaker
             command = ["compute-cmvn-stats", f"scp:{data}/feats.scp", f"{folder}/{_STATISTICS}"]
             engine.run(f"{folder}/log/global_stats.log", command, what="Computing statistics of all data")
-            write_atomically(f"{folder}/{_SETTINGS}", _settings(options))
+            write_text(f"{folder}/{_SETTINGS}", _settings(options))
         if per_speaker:
-            write_atomically(f"{folder}/{_PER_SPEAKER}", "")
+            write_text(f"{folder}/{_PER_SPEAKER}", "")
             lines = _by_speaker(lines, data)
         jobs = split_features(lines, data, Path(folder), options.nj, by_speaker=per_speaker)
         engine.run(
@@ -107,7 +101,7 @@ def _check_like(options: VectorOptions, folder: str) -> None:
 def _by_speaker(lines: list[str], data: str) -> list[str]:
     """The lines of a script of features with those of each speaker together, in whatever order they were."""
     path = f"{data}/utt2spk"
-    speaker_of = dict(line.split(maxsplit=1) for line in read_text_lines(path) if len(line.split()) == 2)
+    speaker_of = dict(line.split(maxsplit=1) for line in read_lines(path) if len(line.split()) == 2)
     for line in lines:
         if line.split()[0] not in speaker_of:
             raise UserError(f"{path} has no speaker for {line.split()[0]}, whose frames are to count with others.")
@@ -136,20 +130,18 @@ def _start_over(folder: str) -> None:
 
 def _gather(folder: str, scripts: Sequence[str]) -> int:
     """Join the jobs' scripts; how many utterances have vectors."""
-    lines = [line for path in scripts for line in read_text_lines(path)]
+    lines = [line for path in scripts for line in read_lines(path)]
     period = next(
-        line.partition("=")[2]
-        for line in read_text_lines(f"{folder}/{_SETTINGS}")
-        if line.startswith("--ivector-period=")
+        line.partition("=")[2] for line in read_lines(f"{folder}/{_SETTINGS}") if line.startswith("--ivector-period=")
     )
-    write_atomically(f"{folder}/ivector_period", f"{period}\n")
+    write_text(f"{folder}/ivector_period", f"{period}\n")
     statistics, settings = (digest(f"{folder}/{name}")[:16] for name in (_STATISTICS, _SETTINGS))
     kind = "per-speaker" if os.path.exists(f"{folder}/{_PER_SPEAKER}") else "per-utterance"
-    write_atomically(f"{folder}/final.ie.id", f"{statistics}-{settings}-{kind}\n")
+    write_text(f"{folder}/final.ie.id", f"{statistics}-{settings}-{kind}\n")
     for pattern in ("feats.*.scp", "spk2utt.*"):
         for path in glob.glob(f"{folder}/{pattern}"):
             os.unlink(path)
     for path in scripts:
         os.unlink(path)
-    write_atomically(f"{folder}/ivector_online.scp", "".join(f"{line}\n" for line in lines))
+    write_text(f"{folder}/ivector_online.scp", "".join(f"{line}\n" for line in lines))
     return len(lines)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.tables.holders import FLOAT, INT_VECTOR, VECTOR
-from nnet3py.tables.streams import open_input
 from nnet3py.tables.table import RandomAccessReader, SequentialReader
+from nnet3py.text.symbols import read_symbols
 
 _MOST_LABELS = 10_000_000  # a label above is corrupt: counts of so many would not fit into memory
 
@@ -77,23 +77,10 @@ def table_of_counts(counts: NDArray[np.float64], symbol_table: str = "") -> str:
     Raises:
         UserError: the file cannot be read.
     """
-    names = _read_symbols(symbol_table) if symbol_table else None
+    names = {number: name for name, number in read_symbols(symbol_table).items()} if symbol_table else None
     total = float(counts.sum())
     lines = ["The counts in order:", "count\t(share),\tid\t(symbol):"]
     for label in np.argsort(counts, kind="stable").tolist():
         name = f"({names.get(label, '')})" if names is not None else ""
         lines.append(f"{counts[label]:.6g}\t({counts[label] / total if total else 0.0:.6g}),\t{label}\t{name}")
     return "\n".join([*lines, "", f"#total {total:.6g} ({total / 100 / 3600:.6g}h)"])
-
-
-def _read_symbols(path: str) -> dict[int, str]:
-    names = {}
-    with open_input(path) as source:
-        number = 0
-        while line := source.readline():
-            number += 1
-            words = line.decode("utf-8", "surrogateescape").split()
-            if len(words) != 2 or not words[1].isdecimal():
-                raise UserError(f"{source.name}, line {number}: expected a symbol and its number.")
-            names[int(words[1])] = words[0]
-    return names

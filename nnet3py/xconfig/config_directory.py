@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from nnet3py import log, temporary_files
-from nnet3py.driver.experiment import write_atomically
 from nnet3py.errors import UserError
+from nnet3py.text.lines import write_text
 from nnet3py.xconfig.layer import Layer
 from nnet3py.xconfig.xconfig_file import nodes_of, parse_xconfig, read_text
 
@@ -103,7 +103,7 @@ def make_config_directory(settings: Settings) -> tuple[int, int]:
     for layer in layers:
         matrix = layer.matrix_file()
         if matrix is not None:
-            write_atomically(*matrix)
+            write_text(*matrix)
     with _Staging(settings.config_dir) as staging:
         for name, content in _texts(text, layers, files).items():
             staging.write(name, _header(name, settings.command) + content)

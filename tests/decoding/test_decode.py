@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnet3py.alignment.lexicon import read_symbols
 from nnet3py.alignment.timed_phones import align_timed_phones
 from nnet3py.decoding.decode import GraphDecoder
 from nnet3py.decoding.graph import make_graph_dir
-from nnet3py.decoding.score import error_rate, read_transcripts
+from nnet3py.decoding.score import error_rate
+from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.streams import open_output
 from nnet3py.tables.table import TableWriter
 from nnet3py.tables.transducer import Transducer, read_transducer_file, write_const
+from nnet3py.text.symbols import read_symbols
 
 pytest.importorskip("kaldi_decoder")
 pytest.importorskip("kaldialign")

@@ -12,7 +12,7 @@ import pytest
 from leftovers import leave_unfinished, still_there
 
 from nnet3py.decoding.graph import make_graph_dir
-from nnet3py.decoding.score import read_transcripts
+from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.driver.decoding_jobs import scales
 from nnet3py.errors import UserError
 from nnet3py.tables.holders import MATRIX

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnet3py.alignment.lexicon import read_symbols
 from nnet3py.alignment.timed_phones import align_timed_phones
 from nnet3py.decoding.graph import make_graph_dir, word_grammar
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
+from nnet3py.text.symbols import read_symbols
 
 kaldifst = pytest.importorskip("kaldifst")
 

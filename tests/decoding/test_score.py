@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nnet3py.decoding.score import error_rate, read_transcripts
+from nnet3py.decoding.score import error_rate
+from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.errors import UserError
 
 pytest.importorskip("kaldialign")

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnet3py.alignment.lexicon import read_symbols
 from nnet3py.nnet.transition_model import read_transition_model
 from nnet3py.tables.holders import INT_VECTOR, MATRIX
 from nnet3py.tables.table import SequentialReader
+from nnet3py.text.symbols import read_symbols
 
 pytest.importorskip("espeakng_loader")
 ROOT = Path(__file__).resolve().parents[2]

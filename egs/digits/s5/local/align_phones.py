@@ -24,7 +24,6 @@ def main(data_dir: str, lang_dir: str, ali_dir: str, nj: int) -> None:
     from pathlib import Path
 
     from nnet3py import log
-    from nnet3py.alignment.lexicon import read_symbols, read_text_lines
     from nnet3py.alignment.timed_phones import (
         TimedPhone,
         align_timed_phones,
@@ -37,15 +36,17 @@ def main(data_dir: str, lang_dir: str, ali_dir: str, nj: int) -> None:
     from nnet3py.tables.holders import INT_VECTOR
     from nnet3py.tables.streams import open_output
     from nnet3py.tables.table import TableWriter
+    from nnet3py.text.lines import read_lines
+    from nnet3py.text.symbols import read_symbols
 
     numbers = read_symbols(f"{lang_dir}/phones.txt")
     topology = read_topology(f"{lang_dir}/topo")
     model = monophone_transition_model(topology)
     phones: dict[str, list[TimedPhone]] = {}
-    for line in read_text_lines(f"{data_dir}/phones.ctm"):
+    for line in read_lines(f"{data_dir}/phones.ctm"):
         key, _, start, duration, phone = line.split()
         phones.setdefault(key, []).append((phone, float(start), float(duration)))
-    lengths = [line.split() for line in read_text_lines(f"{data_dir}/utt2num_frames")]
+    lengths = [line.split() for line in read_lines(f"{data_dir}/utt2num_frames")]
     if nj < 1:
         raise UserError(f"--nj must be at least 1, not {nj}.")
     nj = min(nj, len(lengths))
