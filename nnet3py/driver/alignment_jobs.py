@@ -9,33 +9,33 @@ Source: Kaldi egs/wsj/s5/steps/nnet3/align.sh; for even alignments, the beginnin
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shlex
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping
 
 from nnet3py import log
 from nnet3py.alignment.timed_phones import monophone_transition_model, monophone_tree_text
+from nnet3py.directories.belonging import require_num_pdfs, require_same_phones
+from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.transcripts import read_transcripts
+from nnet3py.driver.data_used import DataUsed
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, pipeline, require_plain_path
 from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts
-from nnet3py.driver.likelihood_jobs import (
-    as_rspecifier,
-    feature_lines,
-    likelihood_command,
-    normalises_online,
-    split_features,
-)
+from nnet3py.driver.likelihood_jobs import LikelihoodJobs
 from nnet3py.driver.options import AlignOptions, EqualAlignOptions
+from nnet3py.driver.split_data import remove_matching, remove_parts, split_features
 from nnet3py.errors import UserError
-from nnet3py.nnet.transition_model import read_topology, read_transition_model, write_transition_model_to
+from nnet3py.nnet.transition_model import TransitionModel, read_topology, write_transition_model_to
+from nnet3py.nnet.tree import read_tree
 from nnet3py.tables.basic_types import write_header
 from nnet3py.tables.streams import open_output
-from nnet3py.text.lines import read_lines, write_text
+from nnet3py.text.lines import fields, read_lines, read_text, write_text
 from nnet3py.text.symbols import read_symbols
+
+_RESULTS = re.compile(r"\.complete|num_jobs|ali\.\d+\.gz|ali\.(?:scp|ark|\d+\.ark)")
+_KEPT_FROM_MODEL = ("tree", "cmvn_opts", "online_cmvn", "global_cmvn.stats", "frame_subsampling_factor", "final.ie.id")
 
 _COUNTS = re.compile(r"^LOG .*?(?:Done|done) (\d+)(?: utterances)?, errors on (\d+)", re.MULTILINE)
 _LOG_LIKELIHOOD = re.compile(r"^LOG .*Overall log-likelihood per frame is (\S+) over (\d+) frames", re.MULTILINE)
@@ -53,9 +53,11 @@ def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: s
         require_plain_path(name, path)
     files = [source, f"{model_dir}/tree", f"{data}/feats.scp", f"{lang}/phones.txt"]
     _need(*files, *([] if options.graphs else [f"{lang}/L.fst", f"{lang}/words.txt", f"{data}/text"]))
-    _check_phones(lang, model_dir)
-    model = read_transition_model(source)
-    lines = feature_lines(data)
+    require_same_phones(lang, model_dir, "Align with the model's own language.")
+    likelihoods = LikelihoodJobs(options, data, source, folder)
+    model = likelihoods.acoustic_model.transition_model
+    _check_tree(f"{model_dir}/tree", source, model)
+    require_num_pdfs(model_dir, model.num_pdfs, source, "Put the model and what was made with it together again.")
     transcripts = None if options.graphs else _transcripts(data, lang)
     os.makedirs(f"{folder}/log", exist_ok=True)
     with (
@@ -64,13 +66,13 @@ def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: s
         Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
     ):
         _start_over(folder)
-        by_speaker = normalises_online(Path(model_dir))
-        jobs = split_features(lines, data, Path(folder), options.nj, by_speaker=by_speaker)
-        likelihoods = likelihood_command(data, Path(folder), source, options)
+        if transcripts is not None:
+            _leave_out_without_transcript(likelihoods.used, transcripts)
+        jobs = likelihoods.split()
         compiling = []
         graphs = options.graphs
         if transcripts is not None:
-            _split_transcripts(folder, jobs, transcripts)
+            _write_transcripts(folder, jobs, transcripts)
             compiling.append(_compiling(lang, f"{model_dir}/tree", source, folder))
             graphs = "ark,o:-"
         command = [
@@ -78,17 +80,18 @@ def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: s
             *shlex.split(options.scale_opts),
             source,
             graphs,
-            as_rspecifier(likelihoods),
+            likelihoods.rspecifier(),
             f"ark:| gzip -nc > {folder}/ali.JOB.gz",
         ]
         log_name = f"{folder}/log/align.JOB.log"
         engine.run(log_name, pipeline(*compiling, command), what="Aligning", jobs=jobs)
-        for name in ("tree", "cmvn_opts", "online_cmvn", "global_cmvn.stats", "frame_subsampling_factor"):
-            if os.path.isfile(f"{model_dir}/{name}"):
-                copy_atomically(f"{model_dir}/{name}", f"{folder}/{name}")
+        for name in _KEPT_FROM_MODEL:
+            _copy_or_remove(f"{model_dir}/{name}", f"{folder}/{name}")
+        if options.cmvn_opts is not None:
+            write_text(f"{folder}/cmvn_opts", f"{options.cmvn_opts}\n")
         copy_atomically(source, f"{folder}/final.mdl")
         _finish(folder, lang, jobs, model.num_pdfs)
-        _report(folder, [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)], len(lines))
+        _report(folder, [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)], likelihoods.used)
 
 
 def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str) -> None:
@@ -102,7 +105,9 @@ def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str)
     _need(*(f"{lang}/{name}" for name in ("L.fst", "words.txt", "phones.txt", "topo")), f"{data}/text")
     topology = read_topology(f"{lang}/topo")
     model = monophone_transition_model(topology)
-    lines = feature_lines(data)
+    directory = DataDirectory(data)
+    features = directory.features()
+    used = DataUsed(list(features), directory.lengths())
     transcripts = _transcripts(data, lang)
     os.makedirs(f"{folder}/log", exist_ok=True)
     with (
@@ -111,12 +116,13 @@ def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str)
         Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
     ):
         _start_over(folder)
+        _leave_out_without_transcript(used, transcripts)
         with open_output(f"{folder}/final.mdl") as sink:
             write_header(sink, True)
             write_transition_model_to(sink, model, True)
         write_text(f"{folder}/tree", monophone_tree_text(topology))
-        jobs = split_features(lines, data, Path(folder), options.nj, by_speaker=False)
-        _split_transcripts(folder, jobs, transcripts)
+        jobs = split_features(used.usable(features, data), folder, options.nj)
+        _write_transcripts(folder, jobs, transcripts)
         command = [
             "align-equal-compiled",
             f"--srand={options.srand}",
@@ -127,8 +133,10 @@ def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str)
         log_name = f"{folder}/log/align_equal.JOB.log"
         compiling = _compiling(lang, f"{folder}/tree", f"{folder}/final.mdl", folder)
         engine.run(log_name, pipeline(compiling, command), what="Aligning evenly", jobs=jobs)
+        for name in _KEPT_FROM_MODEL[1:]:
+            _copy_or_remove("", f"{folder}/{name}")
         _finish(folder, lang, jobs, model.num_pdfs)
-        _report(folder, [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)], len(lines))
+        _report(folder, [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)], used)
 
 
 def _need(*paths: str) -> None:
@@ -137,40 +145,46 @@ def _need(*paths: str) -> None:
             raise UserError(f"There is no {path}, which alignment needs.")
 
 
-def _check_phones(lang: str, model_dir: str) -> None:
-    """Refuse a language whose phones have other numbers than the model's, where those are known."""
-    path = f"{model_dir}/phones.txt"
-    if not os.path.isfile(path):
-        return
-    ours, theirs = (
-        {name: number for name, number in read_symbols(each).items() if not name.startswith("#")}
-        for each in (f"{lang}/phones.txt", path)
-    )
-    if ours != theirs:
-        raise UserError(f"The phones of {lang}/phones.txt and {path} differ: align with the model's own language.")
+def _check_tree(path: str, model: str, transitions: TransitionModel) -> None:
+    """Refuse a tree that gives graphs other pdfs than the model has."""
+    num_pdfs = read_tree(path).num_pdfs
+    if num_pdfs != transitions.num_pdfs:
+        raise UserError(
+            f"{path} has {num_pdfs} pdfs, {model} has {transitions.num_pdfs}: align with the tree that the model was "
+            "made with."
+        )
 
 
-def _transcripts(data: str, lang: str) -> Callable[[str], str | None]:
-    """What gives an utterance's transcript as numbers of words; None for an utterance without one."""
+def _copy_or_remove(source: str, target: str) -> None:
+    """Copy what is there; what an earlier run has left of what is not, goes."""
+    if source and os.path.isfile(source):
+        copy_atomically(source, target)
+    elif os.path.exists(target):
+        os.unlink(target)
+
+
+def _transcripts(data: str, lang: str) -> dict[str, str]:
+    """Utterance -> its transcript as numbers of words.
+
+    Raises:
+        UserError: a word is not in the language's list, and nothing stands for such words.
+    """
     numbers = read_symbols(f"{lang}/words.txt")
     unknown = _unknown_word(lang, numbers)
-    texts = read_transcripts(f"{data}/text")
-
-    def transcript(utterance: str) -> str | None:
-        words = texts.get(utterance)
-        if words is None:
-            return None
-        found = []
+    found = {}
+    for utterance, words in read_transcripts(f"{data}/text").items():
         for word in words:
             if word not in numbers and unknown is None:
                 raise UserError(
                     f"Utterance {utterance}: the word {word!r} is not in {lang}/words.txt: add a pronunciation and "
                     "prepare the language directory again."
                 )
-            found.append(str(numbers.get(word, unknown)))
-        return " ".join(found)
+        found[utterance] = " ".join(str(numbers.get(word, unknown)) for word in words)
+    return found
 
-    return transcript
+
+def _leave_out_without_transcript(used: DataUsed, transcripts: Mapping[str, str]) -> None:
+    used.leave_out((each for each in used.utterances if each not in transcripts), "no transcript")
 
 
 def _unknown_word(lang: str, numbers: dict[str, int]) -> int | None:
@@ -184,21 +198,11 @@ def _unknown_word(lang: str, numbers: dict[str, int]) -> int | None:
     return numbers[words[0]]
 
 
-def _split_transcripts(folder: str, jobs: int, transcript: Callable[[str], str | None]) -> None:
+def _write_transcripts(folder: str, jobs: int, transcripts: Mapping[str, str]) -> None:
     """Write ``tra.N``, the transcripts of the utterances in ``feats.N.scp``."""
-    missing = 0
     for job in range(1, jobs + 1):
-        lines = []
-        for line in read_lines(f"{folder}/feats.{job}.scp"):
-            utterance = line.split()[0]
-            words = transcript(utterance)
-            if words is None:
-                missing += 1
-            else:
-                lines.append(f"{utterance} {words}\n")
-        write_text(Path(folder, f"tra.{job}"), "".join(lines))
-    if missing:
-        log.warning(f"{missing} utterances have no transcript and are left out.")
+        utterances = [fields(line)[0] for line in read_lines(f"{folder}/feats.{job}.scp")]
+        write_text(f"{folder}/tra.{job}", "".join(f"{each} {transcripts[each]}\n" for each in utterances))
 
 
 def _compiling(lang: str, tree: str, model: str, folder: str) -> list[str]:
@@ -210,30 +214,29 @@ def _compiling(lang: str, tree: str, model: str, folder: str) -> list[str]:
 
 def _start_over(folder: str) -> None:
     """Remove what an earlier alignment left: with another number of jobs its archives would count as this one's."""
-    remove_unfinished(folder)
-    for pattern in (".complete", "ali.*.gz", "num_jobs", "tra.*", "feats.*.scp", "spk2utt.*"):
-        for path in glob.glob(f"{folder}/{pattern}"):
-            os.unlink(path)
+    remove_unfinished(folder, "info")
+    remove_parts(folder)
+    remove_matching(folder, _RESULTS)
 
 
 def _finish(folder: str, lang: str, jobs: int, num_pdfs: int) -> None:
-    for pattern in ("tra.*", "feats.*.scp", "spk2utt.*"):
-        for path in glob.glob(f"{folder}/{pattern}"):
-            os.unlink(path)
+    remove_parts(folder)
     copy_atomically(f"{lang}/phones.txt", f"{folder}/phones.txt")
     write_text(f"{folder}/num_pdfs", f"{num_pdfs}\n")
     write_text(f"{folder}/num_jobs", f"{jobs}\n")
     write_text(f"{folder}/.complete", "")
 
 
-def _report(folder: str, logs: list[str], utterances: int) -> None:
+def _report(folder: str, logs: list[str], used: DataUsed) -> None:
     done = frames = 0
     total = 0.0
     for path in logs:
-        text = "\n".join(read_lines(path))
+        text = read_text(path)
         done += sum(int(count) for count, _ in _COUNTS.findall(text)[-1:])
         for mean, count in _LOG_LIKELIHOOD.findall(text)[-1:]:
             frames += int(count)
             total += float(mean) * int(count)
+    used.compare_number(done, logs)
     likelihood = f", log-likelihood {total / frames:.4f} a frame" if frames else ""
-    log.log(f"Aligned {done} of {utterances} utterances{likelihood}. Wrote {folder}.")
+    log.log(f"Aligned {done} of {len(used.utterances)} utterances{likelihood}. Wrote {folder}.")
+    used.report(folder)

@@ -5,136 +5,126 @@ Source: Kaldi egs/wsj/s5/steps/nnet3/decode.sh, steps/nnet3/align.sh.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-from pathlib import Path
 
+from nnet3py import log
+from nnet3py.directories.belonging import require_same_extractor
+from nnet3py.directories.data import DataDirectory
+from nnet3py.directories.normalisation import normalisation_of
+from nnet3py.driver.data_used import DataUsed
 from nnet3py.driver.options import NetworkJobOptions
+from nnet3py.driver.split_data import split_features
 from nnet3py.errors import UserError
-from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
-from nnet3py.text.lines import read_lines, write_text
+from nnet3py.nnet.acoustic_model import read_acoustic_model
+from nnet3py.text.lines import read_number, read_table
 
 
-def normalises_online(model_dir: Path) -> bool:
-    """Whether the training's features were normalised by what came before."""
-    return (model_dir / "online_cmvn").is_file()
+class LikelihoodJobs:
+    """The log-likelihoods of one data directory by one model.
 
-
-def feature_lines(data_dir: str) -> list[str]:
-    """The lines of the data directory's script of features.
-
-    Raises:
-        UserError: there are none.
+    Attributes:
+        acoustic_model: what the model's file holds.
+        features: utterance -> where its features are.
+        used: the account of the utterances, with those left out that no job will have.
     """
-    lines = [line for line in read_lines(os.path.join(data_dir, "feats.scp")) if line.strip()]
-    if not lines:
-        raise UserError(f"{data_dir}/feats.scp is empty: make features of this data first.")
-    return lines
 
+    def __init__(
+        self, options: NetworkJobOptions, data_dir: str, model: str, folder: str, *, use_priors: bool = True
+    ) -> None:
+        """Look at all that the jobs will need.
 
-def split_features(lines: list[str], data_dir: str, folder: Path, num_jobs: int, *, by_speaker: bool) -> int:
-    """Write ``feats.N.scp``, contiguous parts of the script of features; returns how many, at most one an utterance.
+        Args:
+            model: the acoustic model's file; what belongs to it is beside it.
+            folder: where jobs find their parts.
+            use_priors: whether the priors in the model are divided by.
 
-    With ``by_speaker``, no part ends within a speaker, and ``spk2utt.N`` are written.
+        Raises:
+            UserError: something is missing, or does not belong to the model.
+        """
+        self.options = options
+        self.data = DataDirectory(data_dir)
+        self.model = model
+        self.model_dir = os.path.dirname(model) or "."
+        self.folder = folder
+        self.use_priors = use_priors
+        self.acoustic_model = read_acoustic_model(model)
+        if (
+            use_priors
+            and self.acoustic_model.priors.size == 0
+            and self.acoustic_model.transition_model.topology.is_hmm()
+        ):
+            log.warning(f"{model} has no priors: the network's posteriors are taken for likelihoods.")
+        self.features = self.data.features()
+        self.normalisation = normalisation_of(self.model_dir, options.cmvn_opts)
+        self.normalisation.require(data_dir, self.model_dir)
+        self.used = DataUsed(list(self.features), self.data.lengths())
+        for utterance, reason in self.normalisation.without_statistics(list(self.features), data_dir).items():
+            self.used.leave_out([utterance], reason)
+        self._ivectors = self._ivector_options()
+        self._speaker_of: dict[str, str] | None = None
+        if self.normalisation.online and not self.normalisation.does_nothing:
+            self._speaker_of = self.data.speakers(self.features, "normalisation as in training")
 
-    Raises:
-        UserError: an utterance has no speaker.
-    """
-    num_jobs = min(num_jobs, len(lines))
-    if by_speaker:
-        return _split_by_speaker(data_dir, folder, lines, num_jobs)
-    for job in range(1, num_jobs + 1):
-        first, end = (job - 1) * len(lines) // num_jobs, job * len(lines) // num_jobs
-        write_text(folder / f"feats.{job}.scp", "".join(f"{line}\n" for line in lines[first:end]))
-    return num_jobs
+    def split(self) -> int:
+        """Write the jobs' parts; returns how many jobs there are."""
+        usable = self.used.usable(self.features, self.data.path)
+        return split_features(usable, self.folder, self.options.nj, self._speaker_of)
 
-
-def _split_by_speaker(data_dir: str, folder: Path, lines: list[str], num_jobs: int) -> int:
-    line_of = {line.split()[0]: line for line in lines}
-    path = os.path.join(data_dir, "utt2spk")
-    pairs = [line.split() for line in read_lines(path) if line.strip()]
-    speaker_of = {pair[0]: pair[-1] for pair in pairs}
-    for utterance in line_of:
-        if utterance not in speaker_of:
-            raise UserError(f"{path} has no speaker for {utterance}, which normalisation as in training needs.")
-    parts = parts_by_speaker(list(line_of), num_jobs, speaker_of)
-    for job, utterances in enumerate(parts, 1):
-        write_text(folder / f"feats.{job}.scp", "".join(f"{line_of[utterance]}\n" for utterance in utterances))
-        write_text(folder / f"spk2utt.{job}", spk2utt_text(utterances, speaker_of))
-    return len(parts)
-
-
-def likelihood_command(
-    data_dir: str, folder: Path, model: str, settings: NetworkJobOptions, *, use_priors: bool = True
-) -> list[str]:
-    """The command that computes the log-likelihoods of job ``JOB``, but for its output.
-
-    ``folder`` has what :func:`split_features` wrote. ``use_priors``: whether the priors in the model are divided by.
-
-    Raises:
-        UserError: the iVectors are not those of the model, or a file beside it is bad.
-    """
-    model_dir = Path(model).parent
-    options = settings.cmvn_opts
-    with contextlib.suppress(OSError):
-        options = options or (model_dir / "cmvn_opts").read_text().strip()
-    features = f"scp:{folder}/feats.JOB.scp"
-    if normalises_online(model_dir):
-        speakers = f"--spk2utt=ark:{folder}/spk2utt.JOB {model_dir}/global_cmvn.stats"
-        features = f"ark,s,cs:apply-cmvn-online {options} {speakers} {features} ark:- |"
-    elif (Path(data_dir) / "cmvn.scp").exists():
-        features = (
-            f"ark,s,cs:apply-cmvn {options} --utt2spk=ark:{data_dir}/utt2spk scp:{data_dir}/cmvn.scp {features} ark:- |"
+    def command(self) -> list[str]:
+        """The command that computes the log-likelihoods of job ``JOB``, but for its output."""
+        options, folder = self.options, self.folder
+        features = f"scp:{folder}/feats.JOB.scp"
+        normalising = self.normalisation.command(
+            features,
+            data_dir=self.data.path,
+            spk2utt=f"{folder}/spk2utt.JOB",
+            statistics=f"{self.model_dir}/global_cmvn.stats",
         )
-    return [
-        "nnet-compute",
-        f"--use-priors={'true' if use_priors else 'false'}",
-        f"--use-gpu={settings.use_gpu}",
-        f"--frames-per-chunk={settings.frames_per_chunk}",
-        f"--extra-left-context={settings.extra_left_context}",
-        f"--extra-right-context={settings.extra_right_context}",
-        f"--extra-left-context-initial={settings.extra_left_context_initial}",
-        f"--extra-right-context-final={settings.extra_right_context_final}",
-        *_subsampling(model_dir),
-        *_ivectors(settings.online_ivector_dir, model_dir),
-        model,
-        features,
-    ]
+        return [
+            "nnet-compute",
+            f"--use-priors={'true' if self.use_priors else 'false'}",
+            f"--use-gpu={options.use_gpu}",
+            f"--frames-per-chunk={options.frames_per_chunk}",
+            f"--extra-left-context={options.extra_left_context}",
+            f"--extra-right-context={options.extra_right_context}",
+            f"--extra-left-context-initial={options.extra_left_context_initial}",
+            f"--extra-right-context-final={options.extra_right_context_final}",
+            *self._subsampling(),
+            *self._ivectors,
+            self.model,
+            f"ark,s,cs:{normalising} |" if normalising else features,
+        ]
 
+    def rspecifier(self) -> str:
+        """What :meth:`command` writes, as a table to read."""
+        return f"ark:{' '.join(map(_in_pipe, self.command()))} ark:- |"
 
-def as_rspecifier(command: list[str]) -> str:
-    """What a command of :func:`likelihood_command` writes, as a table to read."""
-    return f"ark:{' '.join(map(_in_pipe, command))} ark:- |"
+    def _subsampling(self) -> list[str]:
+        path = f"{self.model_dir}/frame_subsampling_factor"
+        return [f"--frame-subsampling-factor={read_number(path, least=1)}"] if os.path.isfile(path) else []
+
+    def _ivector_options(self) -> list[str]:
+        """The options for iVectors, if the network has an input for them; they must be the training's extractor's."""
+        folder, network = self.options.online_ivector_dir, self.acoustic_model.network
+        wanted = network.input_dim("ivector") if network.has_input("ivector") else 0
+        if not folder:
+            if wanted:
+                raise UserError(
+                    f"The network of {self.model} has an input 'ivector' of dimension {wanted}: give "
+                    "--online-ivector-dir, a directory with such iVectors of these data."
+                )
+            return []
+        if not wanted:
+            raise UserError(
+                f"The network of {self.model} has no input 'ivector': leave out --online-ivector-dir={folder}."
+            )
+        require_same_extractor(folder, self.model_dir)
+        period = read_number(f"{folder}/ivector_period", least=1)
+        ivectors = read_table(f"{folder}/ivector_online.scp")
+        self.used.leave_out((each for each in self.features if each not in ivectors), "no iVectors")
+        return [f"--online-ivectors=scp:{folder}/ivector_online.scp", f"--online-ivector-period={period}"]
 
 
 def _in_pipe(word: str) -> str:
     return shlex.quote(word) if any(c in word for c in " |&;<>()$`\"'") else word
-
-
-def _subsampling(model_dir: Path) -> list[str]:
-    path = model_dir / "frame_subsampling_factor"
-    return [f"--frame-subsampling-factor={_number(path)}"] if path.is_file() else []
-
-
-def _ivectors(folder: str, model_dir: Path) -> list[str]:
-    """The options for iVectors, which must be of the extractor that the training's were of."""
-    if not folder:
-        return []
-    identities = [Path(directory) / "final.ie.id" for directory in (folder, model_dir)]
-    if all(path.is_file() for path in identities):
-        ours, theirs = (path.read_text().strip() for path in identities)
-        if ours != theirs:
-            raise UserError(
-                f"The iVectors in {folder} are not of the extractor that {model_dir} was trained with (final.ie.id "
-                "differs): extract iVectors with that one."
-            )
-    period = _number(Path(folder) / "ivector_period")
-    return [f"--online-ivectors=scp:{folder}/ivector_online.scp", f"--online-ivector-period={period}"]
-
-
-def _number(path: Path) -> int:
-    text = "".join(read_lines(str(path))).strip()
-    if not text.isdigit() or int(text) == 0:
-        raise UserError(f"{path}: expected a number above 0, found {text[:40]!r}.")
-    return int(text)

@@ -483,7 +483,13 @@ class NetworkJobOptions:
     max_retries: int = _max_retries()
     job_time_limit: float = _job_time_limit()
     nj: int = _option("--nj", 4, "Parts that the data are split into, one job each.", type=click.IntRange(1))
-    cmvn_opts: str = _option("--cmvn-opts", "", "Options of apply-cmvn; default: cmvn_opts beside the model, or none.")
+    cmvn_opts: str | None = _option(
+        "--cmvn-opts",
+        None,
+        "Options of apply-cmvn, in place of those in cmvn_opts beside the model; without that file nothing is "
+        "normalised.",
+        type=str,
+    )
     online_ivector_dir: str = _option("--online-ivector-dir", "", "Directory with iVectors for these data.")
     frames_per_chunk: int = _option(
         "--frames-per-chunk", 50, "Input frames of the chunks that are evaluated separately."
@@ -528,6 +534,7 @@ class DecodeOptions(NetworkJobOptions):
     )
     beam: float = _option("--beam", 16.0, "Hypotheses that cost more than the best by this are dropped.")
     max_active: int = _option("--max-active", 7000, "Most hypotheses kept a frame.")
+    min_active: int = _option("--min-active", 200, "Fewest hypotheses kept a frame.")
     use_priors: bool = _option("--use-priors", True, "Divide the network's output by the priors in the model.")
 
 

@@ -16,23 +16,27 @@ Source of the layout: Kaldi egs/wsj/s5/steps/online/nnet2/extract_ivectors_onlin
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
 from nnet3py import log
+from nnet3py.directories.data import DataDirectory
+from nnet3py.driver.data_used import DataUsed
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, require_plain_path
 from nnet3py.driver.experiment import copy_atomically, digest, remove_unfinished, termination_interrupts
-from nnet3py.driver.likelihood_jobs import feature_lines, split_features
 from nnet3py.driver.options import VectorOptions, option_name
+from nnet3py.driver.split_data import remove_matching, remove_parts, split_features
 from nnet3py.errors import UserError
-from nnet3py.text.lines import read_lines, write_text
+from nnet3py.text.lines import encode, key_and_rest, read_lines, write_text
 
 _STATISTICS, _SETTINGS, _PER_SPEAKER = "global.stats", "utterance_vectors.conf", "per_speaker"
 _OF_THE_VECTORS = ("ivector_period", "online", "per_speaker", "prior_count", "deviations")
+
+_PARTS = re.compile(r"ivector_online\.\d+\.(?:ark|scp)")
 
 
 def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
@@ -45,7 +49,9 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
         require_plain_path(name, path)
     if options.like:
         _check_like(options, folder)
-    lines = feature_lines(data)
+    directory = DataDirectory(data)
+    features = directory.features()
+    used = DataUsed(list(features), directory.lengths())
     os.makedirs(f"{folder}/log", exist_ok=True)
     name = "compute_utterance_vectors.py"
     with (
@@ -54,6 +60,7 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
         Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
     ):
         _start_over(folder)
+        speaker_of = None
         if options.like:
             for each in (_STATISTICS, _SETTINGS):
                 copy_atomically(f"{options.like}/{each}", f"{folder}/{each}")
@@ -65,8 +72,9 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
             write_text(f"{folder}/{_SETTINGS}", _settings(options))
         if per_speaker:
             write_text(f"{folder}/{_PER_SPEAKER}", "")
-            lines = _by_speaker(lines, data)
-        jobs = split_features(lines, data, Path(folder), options.nj, by_speaker=per_speaker)
+            speaker_of = directory.speakers(features, "counting a speaker's frames together")
+            features = dict(sorted(features.items(), key=lambda pair: encode(speaker_of[pair[0]])))
+        jobs = split_features(features, folder, options.nj, speaker_of)
         engine.run(
             f"{folder}/log/vectors.JOB.log",
             [
@@ -81,7 +89,9 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
             jobs=jobs,
         )
         made = _gather(folder, [f"{folder}/ivector_online.{job}.scp" for job in range(1, jobs + 1)])
-    log.log(f"Made vectors of {made} of {len(lines)} utterances in {folder}.")
+        used.compare(made, [f"{folder}/log/vectors.{job}.log" for job in range(1, jobs + 1)])
+        used.report(folder)
+    log.log(f"Made vectors of {len(made)} of {len(features)} utterances in {folder}.")
 
 
 def _check_like(options: VectorOptions, folder: str) -> None:
@@ -98,16 +108,6 @@ def _check_like(options: VectorOptions, folder: str) -> None:
             )
 
 
-def _by_speaker(lines: list[str], data: str) -> list[str]:
-    """The lines of a script of features with those of each speaker together, in whatever order they were."""
-    path = f"{data}/utt2spk"
-    speaker_of = dict(line.split(maxsplit=1) for line in read_lines(path) if len(line.split()) == 2)
-    for line in lines:
-        if line.split()[0] not in speaker_of:
-            raise UserError(f"{path} has no speaker for {line.split()[0]}, whose frames are to count with others.")
-    return sorted(lines, key=lambda line: speaker_of[line.split()[0]])
-
-
 def _settings(options: VectorOptions) -> str:
     """The options of compute-utterance-vectors, a line each."""
     values = {
@@ -121,27 +121,25 @@ def _settings(options: VectorOptions) -> str:
 
 def _start_over(folder: str) -> None:
     """Remove what an earlier run left; ``ivector_online.scp``, the last file to appear, first."""
-    remove_unfinished(folder)
-    first = ["ivector_online.scp", _PER_SPEAKER, "final.ie.id"]
-    for pattern in [*first, "ivector_online.*.ark", "ivector_online.*.scp", "feats.*.scp", "spk2utt.*"]:
-        for path in glob.glob(f"{folder}/{pattern}"):
-            os.unlink(path)
+    remove_unfinished(folder, "info")
+    for name in ("ivector_online.scp", _PER_SPEAKER, "final.ie.id"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{folder}/{name}")
+    remove_matching(folder, _PARTS)
+    remove_parts(folder)
 
 
-def _gather(folder: str, scripts: Sequence[str]) -> int:
-    """Join the jobs' scripts; how many utterances have vectors."""
-    lines = [line for path in scripts for line in read_lines(path)]
-    period = next(
-        line.partition("=")[2] for line in read_lines(f"{folder}/{_SETTINGS}") if line.startswith("--ivector-period=")
-    )
+def _gather(folder: str, scripts: Sequence[str]) -> dict[str, str]:
+    """Join the jobs' scripts; the utterances that have vectors, and where these are."""
+    vectors = dict(key_and_rest(line) for path in scripts for line in read_lines(path))
+    settings = read_lines(f"{folder}/{_SETTINGS}")
+    period = next(line.partition("=")[2] for line in settings if line.startswith("--ivector-period="))
     write_text(f"{folder}/ivector_period", f"{period}\n")
-    statistics, settings = (digest(f"{folder}/{name}")[:16] for name in (_STATISTICS, _SETTINGS))
+    statistics, made_by = (digest(f"{folder}/{name}")[:16] for name in (_STATISTICS, _SETTINGS))
     kind = "per-speaker" if os.path.exists(f"{folder}/{_PER_SPEAKER}") else "per-utterance"
-    write_text(f"{folder}/final.ie.id", f"{statistics}-{settings}-{kind}\n")
-    for pattern in ("feats.*.scp", "spk2utt.*"):
-        for path in glob.glob(f"{folder}/{pattern}"):
-            os.unlink(path)
+    write_text(f"{folder}/final.ie.id", f"{statistics}-{made_by}-{kind}\n")
+    remove_parts(folder)
     for path in scripts:
         os.unlink(path)
-    write_text(f"{folder}/ivector_online.scp", "".join(f"{line}\n" for line in lines))
-    return len(lines)
+    write_text(f"{folder}/ivector_online.scp", "".join(f"{key} {place}\n" for key, place in vectors.items()))
+    return vectors

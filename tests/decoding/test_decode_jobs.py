@@ -79,11 +79,11 @@ def test_the_number_of_jobs_does_not_change_the_words(work: Path) -> None:
 def test_only_this_decodings_hypotheses_and_logs_are_left(work: Path) -> None:
     folder = work / "nnet" / "decode"
     assert decode(work, "--nj=2", "--acwt=0.1,0.2").returncode == 0
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "hyp_0.1.txt", "hyp_0.2.txt", "log"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "hyp_0.1.txt", "hyp_0.2.txt", "info", "log"]
     left = leave_unfinished(folder, "hyp_0.1.1", "log/decode_0.1.1.log")
     assert decode(work, "--nj=2", "--acwt=0.3").returncode == 0
     assert not still_there(left)
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "hyp_0.3.txt", "log"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "hyp_0.3.txt", "info", "log"]
 
 
 def test_means_are_subtracted_as_the_training_did(work: Path) -> None:
