@@ -9,6 +9,7 @@ Source: Kaldi src/transform/cmvn.cc.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,21 @@ def accumulate(
         raise UserError("The features hold a NaN or infinite value.")
     weighted = features if weights is None else features * weights[:, None]
     squares = features * features if weights is None else features * features * weights[:, None]
-    statistics[0, :dim] += weighted.sum(axis=0, dtype=np.float64)
-    statistics[1, :dim] += squares.sum(axis=0, dtype=np.float64)
-    statistics[0, dim] += len(features) if weights is None else weights.sum(dtype=np.float64)
+    add_frames(statistics, weighted, squares, 1.0 if weights is None else weights)
+
+
+def add_frames(
+    statistics: Statistics, values: NDArray[Any], squares: NDArray[Any], weights: NDArray[np.float32] | float
+) -> None:
+    """Add rows of values and of their squares, (frames, dim) each, and each frame's weight to statistics.
+
+    On the order of additions depends the last bit of a sum: frame by frame, on from what is there, as in Kaldi. NumPy
+    adds the rows of such an array one after the other, whatever lay in memory how before.
+    """
+    rows = np.zeros((len(values) + 1, *statistics.shape))
+    rows[0] = statistics
+    rows[1:, 0, :-1], rows[1:, 1, :-1], rows[1:, 0, -1] = values, squares, weights
+    rows.sum(axis=0, out=statistics)
 
 
 def skip_dims(statistics: Statistics, dims: Sequence[int]) -> Statistics:

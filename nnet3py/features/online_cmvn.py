@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nnet3py import log
 from nnet3py.errors import UserError
-from nnet3py.features.cmvn import Statistics, empty_statistics
+from nnet3py.features.cmvn import Statistics, add_frames, empty_statistics
 from nnet3py.tables.basic_types import read_header
 from nnet3py.tables.holders import MATRIX, TOKEN_VECTOR
 from nnet3py.tables.matrix import read_matrix
@@ -149,7 +149,8 @@ def normalise_table(
             except UserError as problem:
                 raise UserError(f"Utterance {utterance!r}: {problem}") from problem
             if spk2utt:
-                _add(earlier, values.astype(np.float64))
+                wide = values.astype(np.float64)
+                add_frames(earlier, wide, wide * wide, 1.0)
             utterances += 1
             frames += len(values)
         if not utterances:
@@ -175,11 +176,3 @@ def _utterances(features: str, spk2utt: str) -> Iterator[tuple[str, NDArray[Any]
                     continue
                 yield utterance, table[utterance], goes_on
                 goes_on = True
-
-
-def _add(statistics: Statistics, values: NDArray[np.float64]) -> None:
-    """Add an utterance's frames, row by row as they come."""
-    dim = values.shape[1]
-    for row, each in enumerate((values, values * values)):
-        statistics[row, :dim] = np.vstack([statistics[row, :dim], each]).sum(axis=0)
-    statistics[0, dim] += len(values)

@@ -9,8 +9,8 @@ A compressed matrix has a header (smallest value and range as float32, rows, col
 
 Numbers agree with Kaldi's to the last bit only if every operation has the precision it has there (float32 for most,
 float64 where C++ promotes because of a ``double`` constant), so that the order and the types below are not a matter of
-taste. Products that are added to something are fused (:func:`_fused`), which is what compilers make of Kaldi's code for
-processors that have the instruction; Kaldi built without it differs in the last bit of expanded values.
+taste. A product is rounded before it is added to something, as in a Kaldi that its own makefiles built; one built for
+processors with fused multiply-add (``-mfma``, ``-march=native``) differs in the last bit of expanded values.
 
 Source: Kaldi src/matrix/compressed-matrix.cc.
 """
@@ -59,10 +59,6 @@ _FIXED_RANGE = {
     ONE_BYTE_ZERO_ONE: (0.0, 1.0),
 }
 
-# 1 / 63 as Kaldi rounds it, in two parts of which the first has 26 bits
-_OVER_63_HIGH = np.float64(round(2.0**31 / 63)) / 2.0**31
-_OVER_63_LOW = np.float64(1 / 63.0) - _OVER_63_HIGH
-
 Float32 = NDArray[np.float32]
 
 
@@ -98,7 +94,7 @@ class CompressedMatrix:
             return _expand_percentiles(self.min_value, self.range, self.column_headers, self.data)
         steps = 65535.0 if self.form == TWO_BYTES else 255.0
         increment = np.float32(np.float64(self.range) * (1.0 / steps))
-        return _fused(self.min_value, increment, self.data)
+        return _evenly_spaced(self.min_value, increment, self.data)
 
     def row_range(self, start: int, num_rows: int) -> CompressedMatrix:
         """``num_rows`` rows from ``start`` on; beyond either end the first or last row is repeated.
@@ -131,21 +127,20 @@ EMPTY = CompressedMatrix(
 )
 
 
-def _fused(start: np.float32 | Float32, step: np.float32 | Float32, counts: NDArray[Any]) -> Float32:
-    """``start + step * counts`` rounded to float32 once.
-
-    In float64 the product of a float32 and a 16-bit integer is exact, and so is the sum unless ``start`` is some ten
-    thousand times the range.
-    """
+def _evenly_spaced(start: np.float32 | Float32, step: np.float32 | Float32, counts: NDArray[Any]) -> Float32:
+    """``start + step * counts`` in float32, rounded after the product and after the sum."""
     with np.errstate(all="ignore"):
-        return (np.float64(start) + np.float64(step) * counts).astype(np.float32)
+        values = counts.astype(np.float32)
+        values *= step
+        values += start
+        return values
 
 
 def _uint16_to_float(
     min_value: np.float32 | Float32, extent: np.float32 | Float32, places: NDArray[np.uint16]
 ) -> Float32:
-    with np.errstate(over="ignore"):
-        return _fused(min_value, extent * np.float32(1.52590218966964e-05), places)
+    with np.errstate(all="ignore"):
+        return _evenly_spaced(min_value, extent * np.float32(1.52590218966964e-05), places)
 
 
 def _expand_percentiles(
@@ -175,17 +170,8 @@ def _expand_percentiles(
         of_column = high // max(1, levels.shape[1]) if upright else high % max(1, levels.shape[1])
         above = counts.ravel()[high] - np.float32(192)
         above *= (p100 - p75).ravel()[of_column]
-        values.ravel()[high] = _add_over_63(p75.ravel()[of_column].astype(np.float64), above)
+        values.ravel()[high] = above.astype(np.float64) * (1 / 63.0) + p75.ravel()[of_column]
         return values.T if upright else values
-
-
-def _add_over_63(start: NDArray[np.float64], count: Float32) -> NDArray[np.float64]:
-    """``start + count * (1 / 63)`` rounded to float64 once: the constant in two halves, so that products are exact."""
-    exact = count.astype(np.float64)
-    larger = start + exact * _OVER_63_HIGH
-    part = larger - start
-    lost = (start - (larger - part)) + (exact * _OVER_63_HIGH - part)
-    return larger + (lost + exact * _OVER_63_LOW)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -35,6 +35,22 @@ def test_statistics_are_sums_squares_and_a_count() -> None:
     expected = np.zeros((2, 4))
     expected[0, :3], expected[1, :3], expected[0, 3] = wide.sum(0), (wide * wide).sum(0), 200
     np.testing.assert_allclose(statistics_of(matrix[:50], matrix[50:]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 40])
+@pytest.mark.parametrize("order", ["C", "F"])  # F is how compressed features come out of a file
+def test_sums_are_made_frame_by_frame_to_the_last_bit(order: Literal["C", "F"], dim: int) -> None:
+    random = np.random.default_rng(dim)
+    expected, found = empty_statistics(dim), empty_statistics(dim)
+    for rows in (700, 1, 300):
+        matrix = np.asarray((random.standard_normal((rows, dim)) * 30).astype(np.float32), order=order)
+        weights = random.random(rows).astype(np.float32)
+        for frame, weight in zip(matrix, weights, strict=True):
+            expected[0, :dim] += (frame * weight).astype(np.float64)
+            expected[1, :dim] += (frame * frame * weight).astype(np.float64)
+            expected[0, dim] += np.float64(weight)
+        accumulate(found, matrix, weights)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_weights_count_frames() -> None:
