@@ -16,12 +16,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import IO
+from dataclasses import dataclass, field, fields
+from typing import IO, Any
 
 from nnet3py import log as messages
 from nnet3py.errors import UserError
-from nnet3py.jobs import log_file
+from nnet3py.jobs import command_line, log_file
 from nnet3py.jobs.interruption import DRIVER_PID
 
 _PLAIN = re.compile(r"[\w@%+=:,./~^-]+")
@@ -29,24 +29,96 @@ _END_SECONDS = 10.0
 _LOOK_SECONDS, _MOST_LOOK_SECONDS = 0.5, 10.0
 _COUNTING_SLOTS = ("run-local", "run.pl", "run-ssh")
 """Engines that count slots within a call: two calls side by side would fill every core, or one GPU, twice."""
+_TAKING_OPTIONS_ONLY = (*_COUNTING_SLOTS, "run-slurm", "run-sge", "queue.pl", "slurm.pl", "pbs.pl")
 
 
-def require_plain_path(option: str, path: str) -> str:
-    """The same path, if pipelines can have it as it is.
+def check_paths(options: Any = None, paths: Mapping[str, str] | None = None) -> None:
+    """Refuse every path and text that could not stand in a job's command line as it is.
+
+    A command passes through an engine, which replaces JOB and may be anybody's, and through one or two shells; what
+    they all leave alone is the same everywhere, so it is this that is asked for, of arguments and options alike.
+
+    Args:
+        options: a dataclass of :mod:`nnet3py.driver.options`, whose fields say which of them are paths, words, tables
+            or arguments; an empty value is none.
+        paths: other paths, by the names that a message has for them (``<data-dir>``).
 
     Raises:
-        UserError: it has white space or characters special to a shell, or the word JOB, which engines replace.
+        UserError: one of them has white space or characters special to a shell, or the word JOB.
     """
-    if not _PLAIN.fullmatch(path) or "JOB" in path:
+    for name, path in (paths or {}).items():
+        require_plain_path(name, path)
+    for declared in fields(options) if options is not None else ():
+        kind, name = declared.metadata["kind"], declared.metadata["option"]
+        value = getattr(options, declared.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if kind and text:
+                _CHECKS[kind](name, text)
+
+
+def require_plain_path(name: str, path: str) -> str:
+    """The same path, if command lines can have it as it is; ``name`` is what a message calls it.
+
+    Raises:
+        UserError: it has white space or characters special to a shell, begins with a dash, or has the word JOB, which
+            engines replace.
+    """
+    if not _PLAIN.fullmatch(path) or path.startswith("-") or "JOB" in path:
         raise UserError(
-            f"{option} is {path!r}: pipelines of programs need paths of letters, digits and ._-+=,:@%~^/ "
-            "that do not contain the word JOB. Use another name or a symbolic link."
+            f"{name} is {path!r}: command lines of jobs need paths of letters, digits and ._-+=,:@%~^/ "
+            "that do not begin with a dash or contain the word JOB. Use another name or a symbolic link."
         )
     return path
 
 
+def require_plain_words(name: str, text: str) -> str:
+    """The same text, if command lines can have its words, options mostly, as they are.
+
+    Raises:
+        UserError: a word has characters special to a shell, or the word JOB.
+    """
+    for word in text.split():
+        if not _PLAIN.fullmatch(word) or "JOB" in word:
+            raise UserError(
+                f"{name} is {text!r}: expected words of letters, digits and ._-+=,:@%~^/ with blanks between them, "
+                f"without the word JOB, found {word!r}. They go into command lines of jobs, where a shell would read "
+                "more into them."
+            )
+    return text
+
+
+def _require_table(name: str, text: str) -> None:
+    """Refuse an rspecifier that would not come through a job's command line: a pipe may have what its shell needs."""
+    is_pipe = text.endswith("|") and " " in text  # with a blank an engine puts quotes around it
+    if (_PLAIN.fullmatch(text) or (is_pipe and not set(text) & set("\"'$`\\\n"))) and "JOB" not in text:
+        return
+    raise UserError(
+        f"{name} is {text!r}: expected a table such as ark:FILE or scp:FILE, of letters, digits and ._-+=,:@%~^/, or "
+        "a pipe such as 'ark:gunzip -c FILE |' without quotes, $ and backslashes; without the word JOB."
+    )
+
+
+def _require_arguments(name: str, text: str) -> None:
+    """Refuse arguments whose quotes do not match; what is in them is for the program that gets them to check."""
+    try:
+        shlex.split(text)
+    except ValueError as problem:
+        raise UserError(f"Cannot read {name}={text!r}: {problem}.") from problem
+
+
+_CHECKS: dict[str, Callable[[str, str], object]] = {
+    "path": require_plain_path,
+    "words": require_plain_words,
+    "table": _require_table,
+    "arguments": _require_arguments,
+}
+
+
 def shell_word(text: str) -> str:
-    """``text`` as one word of a shell command, escaped without quotes: run.pl puts its own around a command."""
+    """``text`` as one word of a shell command, escaped without quotes: run.pl puts its own around a command.
+
+    Only for what programs make themselves; what a user gives is refused instead (:func:`check_paths`).
+    """
     return re.sub(r"[^\w@%+=:,./~^-]", lambda special: "\\" + special[0], text)
 
 
@@ -321,7 +393,7 @@ class Engine:
             job_time_limit: seconds after which a job counts as hanging; 0: never.
 
         Raises:
-            UserError: the command is empty, or its quotes do not match.
+            UserError: the command is empty, its quotes do not match, or it has a range of jobs (``JOB=1:4``).
         """
         try:
             self._words = shlex.split(command)
@@ -329,11 +401,27 @@ class Engine:
             raise UserError(f"Cannot read the command {command!r}: {problem}.") from problem
         if not self._words:
             raise UserError("Expected an engine like run-local as --cmd, found nothing.")
+        self._refuse_surplus(command)
         self.max_retries = max_retries
         self.job_time_limit = job_time_limit
         self.counts_slots = os.path.basename(self._words[0]) in _COUNTING_SLOTS
         self.on_fault: Callable[[Fault], None] = lambda fault: None
         self._processes: list[subprocess.Popen[bytes]] = []
+
+    def _refuse_surplus(self, command: str) -> None:
+        """Refuse what would take the place of the range of jobs or of the log."""
+        rest = command_line.after_options(self._words[1:])
+        while rest:
+            if command_line.looks_like_range(rest[0]):
+                raise UserError(
+                    f"The engine {command!r} (--cmd) has the range of jobs {rest[0]}: leave it out, the driver counts "
+                    "its jobs itself."
+                )
+            if os.path.basename(self._words[0]) in _TAKING_OPTIONS_ONLY:
+                raise UserError(
+                    f"The engine {command!r} (--cmd): expected options alone after its name, found {rest[0]!r}."
+                )
+            rest = command_line.after_options(rest[1:])  # of the engine that this one calls, retry.pl queue.pl say
 
     def __enter__(self) -> Engine:
         return self

@@ -11,14 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import click
 
+Kind = Literal["", "path", "words", "table", "arguments"]
+"""How an option's text gets into the command lines of jobs, by which ``nnet3py.driver.engine.check_paths`` looks at it:
 
-def _option(name: str, default: Any, text: str, *, affects_model: bool = True, **settings: Any) -> Any:
+- ``path``: as (part of) a file's name;
+- ``words``: as words between others, options of a program;
+- ``table``: as an rspecifier, which may be a pipe;
+- ``arguments``: not through a shell, but as arguments of another driver, which looks at them itself;
+- nothing: not at all, or after a check of its own.
+"""
+
+
+def _option(name: str, default: Any, text: str, *, affects_model: bool = True, kind: Kind = "", **settings: Any) -> Any:
     """A field that is an option; ``affects_model``: whether another value makes another model."""
-    metadata = {"option": name, "help": text, "affects_model": affects_model, "settings": settings}
+    metadata = {"option": name, "help": text, "affects_model": affects_model, "kind": kind, "settings": settings}
     if settings.get("multiple"):
         return field(default_factory=tuple, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -81,10 +91,14 @@ def _job_time_limit() -> Any:
 class TrainingOptions:
     """steps/train_dnn.py."""
 
-    dir: str = _option("--dir", "", "Directory of the experiment, with configs/ in it; models and logs go there.")
-    ali_dir: str = _option("--ali-dir", "", "Directory with alignments (see get_egs.py).")
-    feat_dir: str = _option("--feat-dir", "", "Data directory with features; not needed with --egs.dir.")
-    lang: str = _option("--lang", "", "Language directory; read for --trainer.realign-times.", affects_model=False)
+    dir: str = _option(
+        "--dir", "", "Directory of the experiment, with configs/ in it; models and logs go there.", kind="path"
+    )
+    ali_dir: str = _option("--ali-dir", "", "Directory with alignments (see get_egs.py).", kind="path")
+    feat_dir: str = _option("--feat-dir", "", "Data directory with features; not needed with --egs.dir.", kind="path")
+    lang: str = _option(
+        "--lang", "", "Language directory; read for --trainer.realign-times.", affects_model=False, kind="path"
+    )
     command: str = _option(
         "--cmd",
         "run-local",
@@ -115,12 +129,17 @@ class TrainingOptions:
         "--feat.cmvn-opts",
         "--norm-means=false --norm-vars=false",
         "Options of apply-cmvn for the features.",
+        kind="words",
     )
-    online_ivector_dir: str = _option("--feat.online-ivector-dir", "", "Directory with iVectors to add to the input.")
+    online_ivector_dir: str = _option(
+        "--feat.online-ivector-dir", "", "Directory with iVectors to add to the input.", kind="path"
+    )
 
-    egs_dir: str = _option("--egs.dir", "", "Directory with examples; without it they are made in <dir>/egs.")
+    egs_dir: str = _option(
+        "--egs.dir", "", "Directory with examples; without it they are made in <dir>/egs.", kind="path"
+    )
     egs_stage: int = _option("--egs.stage", 0, "Stage at which get_egs.py starts.", affects_model=False)
-    egs_opts: str = _option("--egs.opts", "", "More options for get_egs.py, as one text.")
+    egs_opts: str = _option("--egs.opts", "", "More options for get_egs.py, as one text.", kind="arguments")
     frames_per_eg: int = _option("--egs.frames-per-eg", 8, "Labelled frames in an example.", type=click.IntRange(1))
     chunk_left_context: int = _option(
         "--egs.chunk-left-context", 0, "Input frames on the left beyond what the network needs.", type=click.IntRange(0)
@@ -145,7 +164,9 @@ class TrainingOptions:
         type=click.IntRange(-1),
     )
 
-    input_model: str = _option("--trainer.input-model", "", "Start from this model; configs/ is not read then.")
+    input_model: str = _option(
+        "--trainer.input-model", "", "Start from this model; configs/ is not read then.", kind="path"
+    )
     srand: int = _option("--trainer.srand", 0, "Seed of initialisation and shuffling.", type=click.IntRange(0))
     num_epochs: float = _option("--trainer.num-epochs", 8.0, "Passes over the data.")
     samples_per_iter: int = _option(
@@ -258,7 +279,7 @@ class TrainingOptions:
         "--realign.nj", 4, "Jobs that align, for --trainer.realign-times.", affects_model=False, type=click.IntRange(1)
     )
     realign_command: str = _option("--realign.cmd", "", "Engine for aligning, where not --cmd.", affects_model=False)
-    realign_opts: str = _option("--realign.opts", "", "More options for align.py, as one text.")
+    realign_opts: str = _option("--realign.opts", "", "More options for align.py, as one text.", kind="arguments")
     rand_prune: float = _option("--trainer.lda.rand-prune", 4.0, "Random pruning of the transform's statistics.")
     lda_dim: int = _option(
         "--trainer.lda.dim",
@@ -285,7 +306,7 @@ class TrainingOptions:
         "presoftmax_prior_scale.vec.",
     )
     train_opts: tuple[str, ...] = _option(
-        "--trainer.add-option", (), "Another option for nnet-train-shard; may be repeated.", multiple=True
+        "--trainer.add-option", (), "Another option for nnet-train-shard; may be repeated.", multiple=True, kind="words"
     )
     prior_subset_size: int = _option(
         "--trainer.prior-subset-size", 20000, "Examples per job for the priors.", type=click.IntRange(1)
@@ -444,7 +465,10 @@ class EgsOptions:
         type=click.IntRange(0),
     )
     valid_uttlist: str = _option(
-        "--valid-uttlist", "", "File with the utterances to hold out, one a line, in place of a random choice."
+        "--valid-uttlist",
+        "",
+        "File with the utterances to hold out, one a line, in place of a random choice.",
+        kind="path",
     )
     num_frames_diagnostic: int = _option(
         "--num-frames-diagnostic", 10000, "Frames in each of the two diagnostic sets.", type=click.IntRange(1)
@@ -459,7 +483,7 @@ class EgsOptions:
         "--num-pdfs", 0, "Classes; 0: what <ali-dir>/num_pdfs says, or <ali-dir>/final.mdl through hmm-info."
     )
     cmvn_opts: str = _option(
-        "--cmvn-opts", "--norm-means=false --norm-vars=false", "Options of apply-cmvn for the features."
+        "--cmvn-opts", "--norm-means=false --norm-vars=false", "Options of apply-cmvn for the features.", kind="words"
     )
     online_cmvn: bool = _option(
         "--online-cmvn",
@@ -467,7 +491,9 @@ class EgsOptions:
         "Normalise features by what came before (apply-cmvn-online, with the options of --cmvn-opts) and global "
         "statistics, the sum of <data>/cmvn.scp; decoding will too.",
     )
-    online_ivector_dir: str = _option("--online-ivector-dir", "", "Directory with iVectors to add to the input.")
+    online_ivector_dir: str = _option(
+        "--online-ivector-dir", "", "Directory with iVectors to add to the input.", kind="path"
+    )
     compress: bool = _option("--compress", True, "Store features in a byte per value.")
     srand: int = _option("--srand", 0, "Seed of the choice of utterances and of shuffling.", type=click.IntRange(0))
     stage: int = _option(
@@ -488,9 +514,12 @@ class NetworkJobOptions:
         None,
         "Options of apply-cmvn, in place of those in cmvn_opts beside the model; without that file nothing is "
         "normalised.",
+        kind="words",
         type=str,
     )
-    online_ivector_dir: str = _option("--online-ivector-dir", "", "Directory with iVectors for these data.")
+    online_ivector_dir: str = _option(
+        "--online-ivector-dir", "", "Directory with iVectors for these data.", kind="path"
+    )
     frames_per_chunk: int = _option(
         "--frames-per-chunk", 50, "Input frames of the chunks that are evaluated separately."
     )
@@ -502,18 +531,19 @@ class NetworkJobOptions:
     extra_right_context_final: int = _option(
         "--extra-right-context-final", -1, "If not negative, instead at an utterance's end."
     )
-    use_gpu: str = _option("--use-gpu", "no", "Option of nnet-compute.", metavar="yes|no")
+    use_gpu: str = _option("--use-gpu", "no", "Option of nnet-compute.", kind="words", metavar="yes|no")
 
 
 @dataclass(frozen=True)
 class AlignOptions(NetworkJobOptions):
     """steps/align.py."""
 
-    iteration: str = _option("--iter", "final", "The model is NAME.mdl of <src-dir>.", metavar="NAME")
+    iteration: str = _option("--iter", "final", "The model is NAME.mdl of <src-dir>.", metavar="NAME", kind="path")
     scale_opts: str = _option(
         "--scale-opts",
         "--transition-scale=1.0 --acoustic-scale=0.1 --self-loop-scale=0.1",
         "Options of align-compiled-mapped.",
+        kind="words",
     )
     graphs: str = _option(
         "--graphs",
@@ -521,6 +551,7 @@ class AlignOptions(NetworkJobOptions):
         "Table of compiled graphs to align with, in place of graphs compiled here: for a model that depends on "
         "neighbouring phones, those of Kaldi's compile-train-graphs.",
         metavar="RSPECIFIER",
+        kind="table",
     )
 
 
@@ -528,7 +559,9 @@ class AlignOptions(NetworkJobOptions):
 class DecodeOptions(NetworkJobOptions):
     """steps/decode.py."""
 
-    iteration: str = _option("--iter", "final", "The model is NAME.mdl in the parent of <decode-dir>.", metavar="NAME")
+    iteration: str = _option(
+        "--iter", "final", "The model is NAME.mdl in the parent of <decode-dir>.", metavar="NAME", kind="path"
+    )
     acwt: str = _option(
         "--acwt", "0.1", "Acoustic scale; with several, one set of hypotheses for each.", metavar="X,..."
     )
@@ -563,6 +596,7 @@ class VectorOptions:
         "Directory of vectors, those of the training data, whose statistics and settings are used; give none of the "
         "options below then.",
         metavar="DIR",
+        kind="path",
     )
     ivector_period: int = _option(
         "--ivector-period", 10, "Frames from one row to the next.", type=click.IntRange(1), metavar="N"
@@ -582,7 +616,7 @@ class PriorOptions:
     command: str = _option("--cmd", "run-local", "Engine that runs the jobs.")
     max_retries: int = _max_retries()
     job_time_limit: float = _job_time_limit()
-    iteration: str = _option("--iter", "final", "The model is NAME.mdl.", metavar="NAME")
+    iteration: str = _option("--iter", "final", "The model is NAME.mdl.", metavar="NAME", kind="path")
     use_raw_nnet: bool = _option(
         "--use-raw-nnet", False, "The model is NAME.raw; the summed posteriors are the result."
     )

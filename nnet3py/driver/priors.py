@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from nnet3py import log
 from nnet3py.driver.alignments import alignment_rspecifier
 from nnet3py.driver.directory_lock import locked
-from nnet3py.driver.engine import Engine, pipeline, require_plain_path
+from nnet3py.driver.engine import Engine, check_paths, pipeline
 from nnet3py.driver.experiment import Experiment, remove_unfinished, termination_interrupts
 from nnet3py.driver.options import PriorOptions, TrainingOptions
 from nnet3py.driver.preparation import Egs
@@ -127,11 +127,10 @@ def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
     Raises:
         UserError: a file is missing, or a job has failed.
     """
-    for what, path in (("<exp-dir>", folder), ("<egs-dir>", egs_folder)):
-        require_plain_path(what, path)
+    check_paths(options, {"<exp-dir>": folder, "<egs-dir>": egs_folder})
+    for path in (folder, egs_folder):
         if not os.path.isdir(path):
             raise UserError(f"{path} is not a directory.")
-    require_plain_path("--iter", options.iteration)
     model = f"{folder}/{options.iteration}.{'raw' if options.use_raw_nnet else 'mdl'}"
     for path in (model, f"{egs_folder}/egs.1.ark"):
         if not os.path.isfile(path):

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 
 from nnet3py.errors import UserError
 
-_ARRAY = re.compile(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?")
+_ARRAY = re.compile(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", re.ASCII)
+_RANGE_OF_NUMBERS = re.compile(r"[A-Za-z_]\w*=\d+:\d+", re.ASCII)
+_MEANT_AS_RANGE = re.compile(r"\w+=[^/:]*:[^/]*|JOB=[^/]*", re.ASCII)
 _PICKS = ("all", "failed", "incomplete")
 
 
@@ -31,6 +33,9 @@ class JobArray:
 
     def __len__(self) -> int:
         return self.last - self.first + 1
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.first}:{self.last}"
 
     def numbers(self) -> range:
         """The jobs' numbers in order."""
@@ -108,13 +113,17 @@ def parse(words: list[str]) -> Invocation:
     while len(rest) >= 2:
         if rest[0].startswith("-"):
             _take_option(rest, settings, passed_on)
-        elif array is None and "=" in rest[0] and (array := _parse_array(rest[0])) is not None:
-            rest.pop(0)
+        elif looks_like_range(rest[0]):
+            if array is not None:
+                raise UserError(f"The range of jobs is given twice: {array} and {rest[0]}; leave one of them out.")
+            array = _parse_array(rest.pop(0))
         else:
             break
-    if len(rest) < 2:
+    if len(rest) < 2 or not rest[0]:
         raise UserError("Expected a log file and a command: [options] [JOB=1:N] <log-file> <command> ...")
     log = rest.pop(0)
+    if _RANGE_OF_NUMBERS.fullmatch(rest[0]):
+        raise UserError(f"Expected the range of jobs {rest[0]} before the log file {log}, found it after.")
     if array is not None and len(array) > 1 and array.name not in log:
         raise UserError(
             f"{len(array)} jobs cannot share the log {log}: put {array.name} into its name, "
@@ -146,21 +155,40 @@ def _take_option(rest: list[str], settings: dict[str, str], passed_on: list[str]
         return
     name, equals, value = word.partition("=")
     if not equals:
-        value = rest.pop(0)
+        value = rest.pop(0) if rest else ""
+        if _RANGE_OF_NUMBERS.fullmatch(value):
+            raise UserError(f"Option {word} needs a value, found the range of jobs {value}.")
     name = {"-tc": "max_jobs_run"}.get(name, name.lstrip("-").replace("-", "_"))
     if name == "max_jobs_run" and name in settings:  # the smallest of several counts
         value = str(min(_count("--max-jobs-run", value), _count("--max-jobs-run", settings[name])))
     settings[name] = value
 
 
-def _parse_array(word: str) -> JobArray | None:
+def after_options(words: list[str]) -> list[str]:
+    """What is left of an engine's arguments after the options that they begin with."""
+    rest = list(words)
+    while rest and rest[0].startswith("-"):
+        _take_option(rest, {}, [])
+    return rest
+
+
+def looks_like_range(word: str) -> bool:
+    """Whether a word where the log's name may stand is meant as ``JOB=1:N``, well written or not.
+
+    As in run.pl, which warns, a name, ``=`` and something with a colon is (``JOB=1:``, ``1=1:3``), and what begins with
+    ``JOB=``; not what has a slash, a path such as ``lr=0.1/log/train.log``.
+    """
+    return bool(_ARRAY.fullmatch(word) or _MEANT_AS_RANGE.fullmatch(word))
+
+
+def _parse_array(word: str) -> JobArray:
     match = _ARRAY.fullmatch(word)
-    if match is None:
-        return None
-    first, last = int(match[2]), int(match[3] or match[2])
-    if first < 1 or last < first:
-        raise UserError(f"Expected a range of jobs like {match[1]}=1:4, counted from 1, found {word}.")
-    return JobArray(match[1], first, last)
+    if match is not None:
+        first, last = int(match[2]), int(match[3] or match[2])
+        if 1 <= first <= last:
+            return JobArray(match[1], first, last)
+    name = match[1] if match else "JOB"
+    raise UserError(f"Expected a range of jobs like {name}=1:4, counted from 1, found {word}.")
 
 
 def _count(option: str, value: str) -> int:

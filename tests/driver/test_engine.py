@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nnet3py.driver.engine import Engine, Fault, consecutive, pipe, pipeline, require_plain_path
+from nnet3py.driver import options
+from nnet3py.driver.engine import Engine, Fault, check_paths, consecutive, pipe, pipeline, require_plain_path
 from nnet3py.errors import UserError
 from nnet3py.jobs import log_file
 
@@ -98,7 +100,7 @@ def test_a_pipeline_of_jobs_fails_if_an_early_command_fails(folder: Path) -> Non
             engine.run("log/x.log", pipeline(["false"], ["cat"]), what="Testing")
 
 
-@pytest.mark.parametrize("path", ["my data", "a;b", "x$y", "JOBS", "a'b", "a|b", ""])
+@pytest.mark.parametrize("path", ["my data", "a;b", "x$y", "JOBS", "a'b", "a|b", "a(b)", 'a"b', "a*", "-a", "a\n", ""])
 def test_paths_that_a_pipeline_would_break_are_refused(path: str) -> None:
     with pytest.raises(UserError):
         require_plain_path("--dir", path)
@@ -107,6 +109,92 @@ def test_paths_that_a_pipeline_would_break_are_refused(path: str) -> None:
 def test_usual_paths_are_accepted() -> None:
     assert require_plain_path("--dir", "../exp/dnn-1_a.b+c/egs,2@x") == "../exp/dnn-1_a.b+c/egs,2@x"
     assert os.sep in require_plain_path("--dir", str(Path("/tmp") / "x"))
+
+
+@dataclass(frozen=True)
+class _Options:
+    folder: str = options._option("--folder", "", "A directory.", kind="path")
+    words: str = options._option("--words", "", "Options.", kind="words")
+    more: tuple[str, ...] = options._option("--more", (), "An option, repeated.", kind="words", multiple=True)
+    table: str = options._option("--table", "", "A table.", kind="table")
+    arguments: str = options._option("--arguments", "", "Arguments of a driver.", kind="arguments")
+    unlooked: str = options._option("--unlooked", "", "Not for a job.")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"folder": "my data"},
+        {"folder": "exp/JOB"},
+        {"words": "--a=1 --b=$(date)"},
+        {"words": "--a=1; touch x"},
+        {"words": "--name=JOBS"},
+        {"more": ("--a=1", "--b='x'")},
+        {"table": "ark:my graphs"},
+        {"table": "ark:graphs.JOB.ark"},
+        {"table": "ark:cat<x|"},
+        {"table": 'ark:cat "x" |'},
+        {"arguments": "--cmd 'run-local"},
+    ],
+)
+def test_each_option_is_refused_by_its_name_if_a_command_line_would_change_it(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"--{next(iter(given))}"):
+        check_paths(_Options(**given))
+
+
+def test_options_and_paths_that_come_through_are_accepted() -> None:
+    given = _Options(
+        folder="exp/dnn-1",
+        words="--norm-vars=true  --skip-dims=13:14:15",
+        more=("--momentum=0.5", "--freeze=a,b"),
+        table="ark:gunzip -c exp/fsts.*.gz |",
+        arguments="--cmd 'run-local --max-jobs-run 2'",
+        unlooked="$x y",
+    )
+    check_paths(given, {"<data-dir>": "data/train"})
+    check_paths(_Options())
+    with pytest.raises(UserError, match=r"<data-dir> is 'my data': .* symbolic link"):
+        check_paths(given, {"<data-dir>": "my data"})
+
+
+def test_every_text_among_the_drivers_options_says_how_command_lines_have_it() -> None:
+    checked_otherwise = {
+        "--cmd", "--egs.cmd", "--realign.cmd", "--use-gpu", "--trainer.update-method", "--frames-per-eg", "--acwt",
+        "--trainer.learning-rate-factors", "--trainer.dropout-schedule", "--trainer.realign-times",
+        "--trainer.optimization.minibatch-size", "--trainer.optimization.combine-method", "--reporting.email",
+    }  # fmt: skip
+    without = {
+        declared.metadata["option"]
+        for each in vars(options).values()
+        if isinstance(each, type) and is_dataclass(each)
+        for declared in fields(each)
+        if isinstance(declared.default, str) and not declared.metadata["kind"]
+    }
+    assert without <= checked_otherwise
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run-local JOB=1:4",
+        "run-local --max-jobs-run 2 JOB=1",
+        "run-slurm -p cpu n=1:3 --mem 2G",
+        "retry.pl queue.pl JOB=1:2",
+    ],
+)
+def test_an_engine_with_a_range_of_jobs_is_refused(command: str) -> None:
+    with pytest.raises(UserError, match=r"has the range of jobs \w+=1.*: leave it out"):
+        Engine(command)
+
+
+def test_an_engine_with_a_word_that_would_become_the_logs_name_is_refused() -> None:
+    with pytest.raises(UserError, match=r"expected options alone after its name, found 'log/x\.log'"):
+        Engine("run-local --max-jobs-run 2 log/x.log")
+
+
+@pytest.mark.parametrize("command", ["run-sge -l gpu=1 -V", "retry.pl queue.pl --mem 2G", "run-ssh --hosts 'a b'"])
+def test_an_engine_with_options_of_every_form_is_accepted(command: str) -> None:
+    Engine(command)
 
 
 def test_only_lost_jobs_run_again_and_their_first_logs_stay(folder: Path) -> None:

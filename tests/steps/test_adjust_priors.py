@@ -109,6 +109,10 @@ def test_a_raw_network_leaves_the_sums(made: Path) -> None:
         ([], ["exp", "nowhere"], "nowhere is not a directory"),
         ([], ["exp", "data"], "There is no data/egs.1.ark"),
         (["--num-jobs-compute-prior=0"], ["exp", "egs"], "num-jobs-compute-prior"),
+        (["--iter=$(date)"], ["exp", "egs"], "--iter is '$(date)'"),
+        ([], ["my exp", "egs"], "<exp-dir> is 'my exp'"),
+        ([], ["exp", "egs/JOB"], "<egs-dir> is 'egs/JOB'"),
+        (["--cmd=run-local JOB=1:2"], ["exp", "egs"], "has the range of jobs JOB=1:2"),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(made: Path, options: list[str], arguments: list[str], says: str) -> None:
