@@ -32,6 +32,11 @@ class MinibatchSizes:
     """The rules of ``--minibatch-size``: for each size of example, the ranges that a minibatch's size may lie in."""
 
     rules: tuple[tuple[int, Ranges], ...]
+    text: str = ""
+
+    def __str__(self) -> str:
+        """The rules as they were written."""
+        return self.text
 
     @classmethod
     def parse(cls, text: str) -> MinibatchSizes:
@@ -49,7 +54,7 @@ class MinibatchSizes:
             rules.append((int(size) if equals else 0, _parse_ranges(ranges, text)))
         if len({size for size, _ in rules}) != len(rules):
             raise UserError(f"Invalid --minibatch-size={text} (repeated example-sizes).")
-        return cls(tuple(rules))
+        return cls(tuple(rules), text)
 
     def largest(self, example_size: int) -> int:
         """How many examples are merged as long as there is more input."""
@@ -193,6 +198,19 @@ class ExampleMerger:
         if len(examples) >= enough:
             del self._waiting[structure]
             self._write_minibatch(structure, examples)
+
+    def require_minibatches(self, source: str) -> None:
+        """Raise UserError if there were examples, from ``source``, and not one minibatch was made of them."""
+        if self.num_written or not self.num_discarded:
+            return
+        most = max(counts.discarded for counts in self._counts.values())
+        largest = max(map(self._sizes.largest, self._example_sizes.values()))
+        shapes = f" (of {len(self._counts)} shapes, {most} of the most frequent)" if len(self._counts) > 1 else ""
+        raise UserError(
+            f"None of the {self.num_discarded} examples in {source}{shapes} could be merged: they are too few for the "
+            f"smallest minibatch that --minibatch-size={self._sizes} allows. Give a size that they suffice for, or a "
+            f"range: --minibatch-size=1:{largest} (train_dnn.py: --trainer.optimization.minibatch-size)."
+        )
 
     def finish(self) -> None:
         """Write what smaller minibatches can be made of the rest, and log what was done in Kaldi's words."""

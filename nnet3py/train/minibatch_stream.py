@@ -33,11 +33,11 @@ class Arrangement:
     shuffle_buffer_size: int = -1
     shuffle_srand: int = 0
 
-    def arrange(self, examples: Iterable[tuple[str, Example]]) -> Iterator[tuple[str, Example]]:
-        """The examples in their order and in minibatches.
+    def arrange(self, examples: Iterable[tuple[str, Example]], source: str) -> Iterator[tuple[str, Example]]:
+        """The examples in their order and in minibatches; ``source`` names in messages where they are from.
 
         Raises:
-            UserError: the rules are none, or examples do not go together.
+            UserError: the rules are none, examples do not go together, or are too few for a minibatch.
         """
         if self.shuffle_buffer_size >= 0:
             examples = shuffled(examples, self.shuffle_srand, self.shuffle_buffer_size)
@@ -51,6 +51,7 @@ class Arrangement:
             yield from ready
             ready.clear()
         merger.finish()
+        merger.require_minibatches(source)
         yield from ready
 
 
@@ -69,7 +70,7 @@ def _decoded(rspecifier: str, network: Network, arrangement: Arrangement) -> Ite
     inputs = {node.name: node.dim for node in network.input_nodes()}
     outputs = {node.name: network.output_dim(node.name) for node in network.output_nodes()}
     with SequentialReader(rspecifier, EXAMPLE) as examples:
-        for key, example in arrangement.arrange(examples):
+        for key, example in arrangement.arrange(examples, rspecifier):
             where = f"example {key} of {rspecifier}"
             minibatch = Minibatch.from_example(example, list(inputs), list(outputs), where)
             _check_dims(minibatch, inputs, where)
