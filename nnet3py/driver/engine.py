@@ -29,6 +29,8 @@ _END_SECONDS = 10.0
 _LOOK_SECONDS, _MOST_LOOK_SECONDS = 0.5, 10.0
 _COUNTING_SLOTS = ("run-local", "run.pl", "run-ssh")
 """Engines that count slots within a call: two calls side by side would fill every core, or one GPU, twice."""
+_MOST_CALLS = 32
+"""Calls of other engines side by side; lost jobs need one for each stretch of consecutive numbers."""
 
 
 def require_plain_path(option: str, path: str) -> str:
@@ -201,7 +203,7 @@ class Running:
         self._waiting = consecutive(numbers)
         self._calls = []
         self._call()
-        while self._waiting and not self._engine.counts_slots:
+        while self._waiting and not self._engine.counts_slots and len(self._calls) < _MOST_CALLS:
             self._call()
 
     def _call(self) -> None:
@@ -229,6 +231,8 @@ class Running:
             said = call.finish()
             failed |= self._failed(call, said)
             position += 1
+            if self._waiting and not self._engine.counts_slots:
+                self._call()
         return {number: failed[number] for number in pending if number in failed}
 
     def _failed(self, call: _Call, said: str) -> dict[int | None, str]:
