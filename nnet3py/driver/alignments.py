@@ -6,23 +6,63 @@ import glob
 import os
 import re
 
-_ARCHIVES = (("gunzip -c", "ali.*.gz"), ("cat", "ali.*.ark"), ("cat", "ali.ark"))
+from nnet3py.driver.many_files import numbered_archives
+from nnet3py.errors import UserError
+from nnet3py.text.lines import read_number
+
+_ARCHIVES = (("gunzip -c", "gz"), ("cat", "ark"))
+_LONGEST_LIST = 100_000  # bytes: a pipe is one argument, which may have 131,072
 
 
 def alignment_rspecifier(ali_dir: str) -> str | None:
-    """A table of all the alignments; None if there are none."""
+    """A table of all the alignments; None if there are none.
+
+    ``num_jobs`` says how many archives belong to the directory: with it, archives of higher numbers are left over from an
+    earlier run with more jobs, and count for nothing.
+
+    Raises:
+        UserError: an archive is missing, or there are too many to name, and they are not numbered from 1 on.
+    """
+    if os.path.isfile(f"{ali_dir}/num_jobs"):
+        stated = read_number(f"{ali_dir}/num_jobs", least=1)
+        there = set(os.listdir(ali_dir))
+        for program, ending in _ARCHIVES:
+            if f"ali.1.{ending}" in there:
+                for number in range(1, stated + 1):
+                    if f"ali.{number}.{ending}" not in there:
+                        raise UserError(
+                            f"{ali_dir}/num_jobs says that there are {stated} archives of alignments, and "
+                            f"{ali_dir}/ali.{number}.{ending} is missing: align again."
+                        )
+                return "ark:" + numbered_archives(program, f"{ali_dir}/ali.", f".{ending}", stated)
     if os.path.isfile(f"{ali_dir}/ali.scp"):
         return f"scp:{ali_dir}/ali.scp"
-    for program, pattern in _ARCHIVES:
-        files = sorted(glob.glob(f"{ali_dir}/{pattern}"), key=_job_order)
+    for program, ending in _ARCHIVES:
+        files = sorted(glob.glob(f"{glob.escape(ali_dir)}/ali.*.{ending}"), key=_job_order)
+        numbered = [f"ali.{number}.{ending}" for number in range(1, len(files) + 1)]
+        if files and [os.path.basename(file) for file in files] == numbered:
+            return "ark:" + numbered_archives(program, f"{ali_dir}/ali.", f".{ending}", len(files))
         if files:
-            return f"ark:{program} {' '.join(files)} |"
+            return f"ark:{program} {_named(ali_dir, files)} |"
+    if os.path.isfile(f"{ali_dir}/ali.ark"):
+        return f"ark:{ali_dir}/ali.ark"
     return None
 
 
 def has_transition_ids(ali_dir: str) -> bool:
     """Whether the alignments are of transition ids, those of a model beside them, and not of pdf ids."""
     return os.path.isfile(f"{ali_dir}/final.mdl")
+
+
+def _named(ali_dir: str, files: list[str]) -> str:
+    names = " ".join(files)
+    if len(names) > _LONGEST_LIST:
+        first, *_, last = files
+        raise UserError(
+            f"{ali_dir} has {len(files)} alignment archives from {first} to {last}, more than a command line can name "
+            f"unless their numbers are 1 to {len(files)} without a gap: number them so, or write {ali_dir}/ali.scp."
+        )
+    return names
 
 
 def _job_order(path: str) -> tuple[int, str]:

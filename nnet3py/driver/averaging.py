@@ -1,16 +1,17 @@
 """An iteration's average: by one job, or in a tree, and as a step with momentum where that is asked for.
 
 One job reads every model through one machine's connection to the disk. With
-``--trainer.optimization.average-group-size`` no job averages more than so many models: if there are more, they are
-averaged in groups of about equal size, side by side, then the groups' averages, each weighted by its number of models.
+``--trainer.optimization.average-group-size`` no job averages more than so many models, and no job ever averages more
+than one command names: if there are more, they are averaged in groups of about equal size, side by side, then the
+groups' averages, each weighted by its number of models.
 The result is the same but for rounding. docs/scaling.md says when that is faster.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
+from nnet3py.driver.many_files import MOST_NAMED, groups, words_of
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.schedule import Iteration
 from nnet3py.driver.stage import Stage
@@ -23,7 +24,7 @@ def check(options: TrainingOptions) -> None:
     if options.average_group_size == 1:
         raise UserError(
             "--trainer.optimization.average-group-size=1 is not possible: give the most models that one job is to "
-            "average, 2 or more, or 0 for no limit."
+            f"average, 2 to {MOST_NAMED}, or 0, which is {MOST_NAMED}."
         )
 
 
@@ -33,11 +34,16 @@ class Averaging(Stage):
     def num_extra_models(self, iteration: Iteration) -> int:
         """How many models it writes beside the average: the velocity, the groups' averages."""
         extra = int(bool(self.outer_step(iteration.index)))
-        count, most = iteration.jobs, self.options.average_group_size
-        while most and count > most:
-            count = -(-count // most)
+        count = iteration.jobs
+        while count > self._most:
+            count = len(groups(count, self._most))
             extra += count
         return extra
+
+    @property
+    def _most(self) -> int:
+        """The most models that one job averages."""
+        return min(self.options.average_group_size or MOST_NAMED, MOST_NAMED)
 
     def outer_step(self, index: int) -> list[str]:
         """What makes of the average a step with momentum; nothing where the plain average is wanted.
@@ -62,22 +68,20 @@ class Averaging(Stage):
         Raises:
             UserError: a job has failed, not for a model that cannot be read.
         """
-        weights, most = [1] * len(models), self.options.average_group_size
+        weights = [1] * len(models)
         level = 0
-        while most and len(models) > most:
+        while len(models) > self._most:
             level += 1
-            parts = -(-len(models) // most)
-            bounds = [part * len(models) // parts for part in range(parts + 1)]
-            groups = list(itertools.pairwise(bounds))
-            for number, (first, end) in enumerate(groups, 1):
+            parts = groups(len(models), self._most)
+            for number, (first, end) in enumerate(parts, 1):
                 words = [*_weights(weights[first:end]), *models[first:end]]
                 write_text(self._list(index, level, str(number)), "\n".join(words) + "\n")
-            command = ["nnet-average", f"$(<{self._list(index, level, 'JOB')})", self._group(index, level, "JOB")]
+            command = ["nnet-average", words_of(self._list(index, level, "JOB")), self._group(index, level, "JOB")]
             name, what = f"average_{level}.{index}.JOB", f"Averaging in groups, iteration {index}"
-            if not self._run_or_recover(name, command, what, parts, recover):
+            if not self._run_or_recover(name, command, what, len(parts), recover):
                 return False
-            models = [self._group(index, level, str(number)) for number in range(1, parts + 1)]
-            weights = [sum(weights[first:end]) for first, end in groups]
+            models = [self._group(index, level, str(number)) for number in range(1, len(parts) + 1)]
+            weights = [sum(weights[first:end]) for first, end in parts]
         command = ["nnet-average", *_weights(weights), *self.outer_step(index), *models, made]
         return self._run_or_recover(f"average.{index}", command, f"Averaging, iteration {index}", None, recover)
 

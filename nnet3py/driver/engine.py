@@ -30,6 +30,8 @@ _LOOK_SECONDS, _MOST_LOOK_SECONDS = 0.5, 10.0
 _COUNTING_SLOTS = ("run-local", "run.pl", "run-ssh")
 """Engines that count slots within a call: two calls side by side would fill every core, or one GPU, twice."""
 _TAKING_OPTIONS_ONLY = (*_COUNTING_SLOTS, "run-slurm", "run-sge", "queue.pl", "slurm.pl", "pbs.pl")
+_MOST_CALLS = 32
+"""Calls of other engines side by side; lost jobs need one for each stretch of consecutive numbers."""
 
 
 def check_paths(options: Any = None, paths: Mapping[str, str] | None = None) -> None:
@@ -273,7 +275,7 @@ class Running:
         self._waiting = consecutive(numbers)
         self._calls = []
         self._call()
-        while self._waiting and not self._engine.counts_slots:
+        while self._waiting and not self._engine.counts_slots and len(self._calls) < _MOST_CALLS:
             self._call()
 
     def _call(self) -> None:
@@ -301,6 +303,8 @@ class Running:
             said = call.finish()
             failed |= self._failed(call, said)
             position += 1
+            if self._waiting and not self._engine.counts_slots:
+                self._call()
         return {number: failed[number] for number in pending if number in failed}
 
     def _failed(self, call: _Call, said: str) -> dict[int | None, str]:

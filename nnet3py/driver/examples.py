@@ -27,6 +27,7 @@ from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, Running, pipe, pipeline, require_plain_path
 from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts
+from nnet3py.driver.many_files import numbered_archives
 from nnet3py.driver.options import EgsOptions
 from nnet3py.errors import UserError
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
@@ -337,8 +338,8 @@ class _Maker:
         self._run("get_egs.JOB", command, "Cutting examples", jobs=jobs)
 
     def _shuffle(self, inputs: int, multiple: int, *, jobs: int) -> None:
-        parts = " ".join(f"{self.folder}/egs_orig.{job}.JOB.ark" for job in range(1, jobs + 1))
-        shuffle = ["nnet-shuffle-egs", f"--srand=$((JOB+{self.options.srand}))", f"ark:cat {parts} |"]
+        parts = numbered_archives("cat", f"{self.folder}/egs_orig.", ".JOB.ark", jobs)
+        shuffle = ["nnet-shuffle-egs", f"--srand=$((JOB+{self.options.srand}))", f"ark:{parts}"]
         if multiple == 1:
             command = [*shuffle, f"ark:{self.folder}/egs.JOB.ark"]
         else:

@@ -26,7 +26,7 @@ from nnet3py.text.lines import write_text
 _MODEL = re.compile(r"(\d+)\.raw")
 _VELOCITY = re.compile(r"(\d+)\.velocity\.raw")
 _SHARD_MODEL = re.compile(r"(\d+)\.(?:\d+|average|group\d+-\d+)\.raw|\d+\.group\d+-\d+\.list")
-_PART = re.compile(r"\d+\.lda_stats|post\.\w+\.\d+\.vec")
+_PART = re.compile(r"(?:group)?\d+\.lda_stats|group\d+\.lda_stats\.list|post\.\w+\.(?:\d+\.vec|parts\.scp)")
 _UNFINISHED = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 

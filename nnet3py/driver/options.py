@@ -358,8 +358,8 @@ class TrainingOptions:
     average_group_size: int = _option(
         "--trainer.optimization.average-group-size",
         0,
-        "Most models that one job averages: more are averaged in groups first, side by side (docs/scaling.md). 0: one "
-        "job averages all.",
+        "Most models that one job averages, up to 256: more are averaged in groups first, side by side "
+        "(docs/scaling.md). 0: as many as can be.",
         type=click.IntRange(0),
     )
     proportional_shrink: float = _option(

@@ -15,9 +15,11 @@ from nnet3py import log
 from nnet3py.driver import prior_scale
 from nnet3py.driver.engine import Engine
 from nnet3py.driver.experiment import copy_atomically, link_atomically
+from nnet3py.driver.many_files import MOST_NAMED, groups, words_of
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.errors import UserError
+from nnet3py.text.lines import write_text
 
 _DIAGNOSTIC_MINIBATCH = "1:64"
 _KEPT_FOR_DECODING = (
@@ -206,6 +208,7 @@ class Preparation(Stage):
             jobs=jobs,
         )
         parts = [self.experiment.path(f"{job}.lda_stats") for job in range(1, jobs + 1)]
+        sums = self.sums_of_statistics(parts)
         self._run(
             "get_transform",
             [
@@ -214,11 +217,33 @@ class Preparation(Stage):
                 f"--within-class-factor={self.options.lda_within_class_factor:g}",
                 f"--max-singular-value={self.options.lda_max_singular_value:g}",
                 self.experiment.path("lda.mat"),
-                *parts,
+                *sums,
             ],
             "Estimating the transform",
         )
-        self.experiment.remove(*(os.path.basename(path) for path in parts))
+        self._remove_files(sums)
+
+    def sums_of_statistics(self, parts: list[str]) -> list[str]:
+        """Files with the same statistics, which replace ``parts`` if those are more than one command names.
+
+        Raises:
+            UserError: a job has failed.
+        """
+        if len(parts) <= MOST_NAMED:
+            return parts
+        bounds = groups(len(parts))
+        sums = [self.experiment.path(f"group{number}.lda_stats") for number in range(1, len(bounds) + 1)]
+        lists = [f"{path}.list" for path in sums]
+        for path, (first, end) in zip(lists, bounds, strict=True):
+            write_text(path, "\n".join(parts[first:end]) + "\n")
+        target = self.experiment.path("groupJOB.lda_stats")
+        command = ["nnet-sum-lda-stats", target, words_of(f"{target}.list")]
+        self._run("sum_lda_stats.JOB", command, "Adding up the transform's statistics", jobs=len(sums))
+        self._remove_files([*parts, *lists])
+        return sums
+
+    def _remove_files(self, paths: list[str]) -> None:
+        self.experiment.remove(*(os.path.basename(path) for path in paths))
 
     def _initialise(self) -> None:
         """Make 0.raw of final.config; matrices that it names are found in the directory and in configs/."""

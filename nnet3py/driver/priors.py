@@ -23,6 +23,7 @@ from nnet3py.driver.experiment import Experiment, remove_unfinished, termination
 from nnet3py.driver.options import PriorOptions, TrainingOptions
 from nnet3py.driver.preparation import Egs
 from nnet3py.errors import UserError
+from nnet3py.text.lines import write_text
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,13 @@ def sum_posteriors(
         what="Averaging posteriors",
         jobs=jobs,
     )
-    parts = [experiment.path(f"post.{name}.{job}.vec") for job in range(1, jobs + 1)]
+    parts = [f"post.{name}.{job}.vec" for job in range(1, jobs + 1)]
+    table = f"post.{name}.parts.scp"
+    write_text(experiment.path(table), "".join(f"{job} {experiment.path(part)}\n" for job, part in enumerate(parts, 1)))
     total = experiment.path(f"post.{name}.vec")
-    engine.run(experiment.log(f"vector_sum.{name}"), ["vector-sum", *parts, total], what="Summing posteriors")
-    experiment.remove(*(os.path.basename(path) for path in parts))
+    command = ["vector-sum", f"scp:{experiment.path(table)}", total]
+    engine.run(experiment.log(f"vector_sum.{name}"), command, what="Summing posteriors")
+    experiment.remove(*parts, table)
     return total
 
 

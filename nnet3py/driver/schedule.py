@@ -26,6 +26,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from nnet3py.driver.many_files import MOST_NAMED
 from nnet3py.errors import UserError
 
 
@@ -231,9 +232,10 @@ class Schedule:
         """The numbers of the models that the final combination weighs, ascending; the last one always.
 
         Half an epoch's models, at most half of all, or those made at the final rate after the decay, whichever are
-        more; spread out where those are more than ``max_models``. None from before the last change of the network's
-        shape.
+        more; spread out where those are more than ``max_models``, or than one command names. None from before the last
+        change of the network's shape.
         """
+        max_models = min(max_models, MOST_NAMED // 2)  # spread out, they are up to twice as many
         last = self.num_iterations
         half_epoch = min(int(self.archives_expanded / self.jobs_final / 2) + 1, last // 2)
         newest = max(half_epoch, last - self.decaying_iterations)

@@ -14,6 +14,7 @@ from nnet3py import log
 from nnet3py.egs.copy import FrameSelection, number_of_copies, rename_output, scale_supervision
 from nnet3py.egs.example import EXAMPLE, Example
 from nnet3py.errors import UserError
+from nnet3py.open_files import room_for
 from nnet3py.seed import not_negative
 from nnet3py.tables.holders import FLOAT, TOKEN
 from nnet3py.tables.table import RandomAccessReader, SequentialReader, TableWriter
@@ -79,6 +80,7 @@ def copy_examples(
     if not keep_proportion >= 0 or keep_proportion == float("inf"):
         raise UserError(f"--keep-proportion must be a number that is not negative, found {keep_proportion}.")
     generator = random.Random(not_negative(seed))
+    room_for(2 * len(outputs))  # an archive and perhaps its script
     with contextlib.ExitStack() as stack:
         changes = _Changes(
             selection or FrameSelection(),

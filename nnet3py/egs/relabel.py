@@ -142,6 +142,7 @@ def relabel_tables(
                         writer.write(key, _relabel(key, example, pdfs_of, counts, frame_subsampling_factor))
                     except UserError as problem:
                         raise UserError(f"Cannot relabel the example {key!r} of {source}: {problem}.") from problem
+            writer.prepare()  # however many tables there are, one is open
         if counts.examples == 0:
             raise UserError(f"There are no examples in {' '.join(sources)}; nothing is written.")
         if counts.without_alignment > 0.5 * counts.examples:

@@ -33,6 +33,7 @@ from nnet3py.jobs.interruption import (
 )
 from nnet3py.jobs.pick import pick
 from nnet3py.jobs.report import report
+from nnet3py.open_files import room_for
 
 _GRACE_SECONDS = 3.0
 _POLL_SECONDS = 0.05
@@ -62,6 +63,7 @@ def run(invocation: Invocation) -> int:
     running: dict[int, _Job] = {}
     gpus = _free_gpus(invocation)
     slots = slot_count(invocation) if not invocation.gpus else min(len(gpus), invocation.max_jobs_run or len(gpus))
+    slots = max(1, room_for(min(slots, len(waiting)), may_raise=False))  # each job's log is open while it runs
     started_by_driver = not driver_is_gone()
     with signals_raise():
         try:

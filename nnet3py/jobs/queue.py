@@ -14,6 +14,7 @@ Source of the rules for slow disks: Kaldi egs/wsj/s5/utils/parallel/queue.pl.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -40,6 +41,7 @@ _FIRST_QUESTION = 2.0
 _LONGEST_LOOK = 3.0
 _SUBMISSION_WAITS = (5, 10, 20, 40, 60)
 _STILL_UNREACHABLE = 600.0
+_MOST_STRETCHES = 1000  # of consecutive numbers that an array is submitted with: they are one argument
 _CANCEL_SECONDS = 6.0  # a driver waits ten for its engine's end
 _GONE = State("gone", over=True, meaning="it is no longer in the queue, and there is no account of how it ended")
 
@@ -165,7 +167,8 @@ class _Call:
         if not counted:
             return [({None: None}, [])]
         most = self._scheduler.most_tasks() or counted[-1]
-        together = self._scheduler.any_tasks or counted[-1] - counted[0] == len(counted) - 1
+        gaps = sum(second - first > 1 for first, second in itertools.pairwise(counted))
+        together = gaps < _MOST_STRETCHES if self._scheduler.any_tasks else gaps == 0
         if together and counted[-1] <= most:
             return [({number: number for number in counted}, [])]
         parts = [counted[start : start + most] for start in range(0, len(counted), most)]

@@ -47,6 +47,7 @@ from nnet3py.jobs.interruption import (
 )
 from nnet3py.jobs.pick import pick
 from nnet3py.jobs.report import report
+from nnet3py.open_files import room_for
 
 PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 DEFAULT_SILENCE = 120.0
@@ -56,6 +57,7 @@ _CONNECT_SECONDS = 15
 _BEGIN_SECONDS = 60.0  # from ssh's start to the job's: a login may hang where the network does not
 _MOST_CONNECTING = 4  # to one host at a time: sshd drops some of more than 10 (MaxStartups)
 _MOST_LOSSES = 3
+_FILES_OF_A_JOB = 3  # its log, what it is told and what it answers
 _LAST_WORDS_SECONDS = 5.0  # from a job's end, or the order to end it, until its ssh is ended
 _TIMED_OUT = 124  # the status that timeout(1) gives
 _SSH_FAILED = 255
@@ -147,6 +149,10 @@ class _Engine:
         self.losses: dict[int | None, list[str]] = {}
         self.running: dict[int, _Job] = {}
         self.selector = selectors.DefaultSelector()
+        slots = min(sum(host.slots for host in self.hosts), len(self.waiting))
+        self.most_at_once = max(1, room_for(_FILES_OF_A_JOB * slots) // _FILES_OF_A_JOB)
+        if invocation.max_jobs_run is not None:
+            self.most_at_once = min(self.most_at_once, invocation.max_jobs_run)
         self.last_beat = time.monotonic()
         self.started_by_driver = not driver_is_gone()
         if invocation.gpus:
@@ -165,8 +171,7 @@ class _Engine:
     # Giving jobs out
 
     def _give_out(self) -> None:
-        most = self.invocation.max_jobs_run
-        while self.waiting and (most is None or len(self.running) < most):
+        while self.waiting and len(self.running) < self.most_at_once:
             host = self._free_host()
             if host is None:
                 return

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nnet3py import log
 from nnet3py.errors import UserError
+from nnet3py.open_files import room_for
 from nnet3py.tables.basic_types import read_header
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.matrix import read_matrix
@@ -73,6 +74,7 @@ def sum_tables(rspecifiers: Sequence[str], wspecifier: str, scales: Sequence[flo
         UserError: the first table is empty, or a table cannot be read or written.
     """
     done = missing = 0
+    room_for(len(rspecifiers))  # all are read side by side
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(SequentialReader(rspecifiers[0], MATRIX))
         others = [(name, stack.enter_context(RandomAccessReader(name, MATRIX))) for name in rspecifiers[1:]]

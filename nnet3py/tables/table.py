@@ -674,6 +674,9 @@ class _Destination(Protocol[T_contra]):
     def write(self, key: str, value: T_contra) -> None:
         """Write one value."""
 
+    def prepare(self) -> None:
+        """Bring everything to the disk, for nothing more is written; files still have their temporary names."""
+
     def close(self) -> None:
         """Complete the files."""
 
@@ -717,7 +720,7 @@ class _ArchiveWriter(Generic[T]):
         if self._flush:
             self._archive.flush()
 
-    def close(self) -> None:
+    def prepare(self) -> None:
         try:
             self._archive.prepare()
             if self._script is not None:
@@ -725,6 +728,9 @@ class _ArchiveWriter(Generic[T]):
         except BaseException:
             self.discard()
             raise
+
+    def close(self) -> None:
+        self.prepare()
         self._archive.close()
         if self._script is not None:
             self._script.close()
@@ -753,6 +759,9 @@ class _ScriptWriter(Generic[T]):
             raise UserError(f"The script {self._path} does not say where to write the key {key!r}.")
         with open_output(place) as sink:
             self._holder.write(sink, value, self._binary)
+
+    def prepare(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -787,12 +796,16 @@ class _Hdf5Writer(Generic[T]):
         except (ValueError, OSError, TypeError) as problem:
             raise UserError(f"Cannot write the key {key!r} to {self._path}: {problem}") from problem
 
-    def close(self) -> None:
+    def prepare(self) -> None:
         try:
             self._file.close()
         except (OSError, RuntimeError) as problem:
             self._sink.discard()
             raise UserError(f"Cannot write {self._path}: {reason(problem)}.") from problem
+        self._sink.prepare()
+
+    def close(self) -> None:
+        self.prepare()
         self._sink.close()
 
     def discard(self) -> None:
@@ -842,6 +855,15 @@ class TableWriter(Generic[T]):
         elif self._open:
             self._open = False
             self._destination.discard()
+
+    def prepare(self) -> None:
+        """Let go of the open files after the last value; they appear under their names when this is closed.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        if self._open:
+            self._destination.prepare()
 
     def close(self) -> None:
         """Complete the files.

@@ -64,7 +64,7 @@ if at 1; then
     for job in $(seq "$nj"); do awk -v n="$nj" -v j="$job" 'NR % n == j % n' $dir/wav.scp > "$dir/split/wav.$job.scp"; done
     $train_cmd JOB=1:"$nj" exp/log/mfcc_$set.JOB.log compute-mfcc-feats --config="$here"/conf/mfcc.conf \
       scp:$dir/split/wav.JOB.scp ark,scp:$dir/mfcc/feats.JOB.ark,$dir/split/feats.JOB.scp
-    sort $dir/split/feats.*.scp > $dir/feats.scp
+    for job in $(seq "$nj"); do cat "$dir/split/feats.$job.scp"; done | sort > $dir/feats.scp
     $train_cmd exp/log/cmvn_$set.log compute-cmvn-stats --spk2utt=ark:$dir/spk2utt scp:$dir/feats.scp \
       ark,scp:$dir/mfcc/cmvn.ark,$dir/cmvn.scp
     $train_cmd exp/log/lengths_$set.log feat-to-len scp:$dir/feats.scp ark,t:$dir/utt2num_frames
