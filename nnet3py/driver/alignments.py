@@ -17,8 +17,8 @@ _LONGEST_LIST = 100_000  # bytes: a pipe is one argument, which may have 131,072
 def alignment_rspecifier(ali_dir: str) -> str | None:
     """A table of all the alignments; None if there are none.
 
-    ``num_jobs`` says how many archives belong to the directory: with it, archives of higher numbers are left over from an
-    earlier run with more jobs, and count for nothing.
+    ``num_jobs`` says how many archives belong to the directory: those of higher numbers are left over from an earlier
+    run with more jobs, and count for nothing.
 
     Raises:
         UserError: an archive is missing, or there are too many to name, and they are not numbered from 1 on.

@@ -2,40 +2,54 @@
 
 Some utterances are held out for validation, as many of the rest serve for diagnostics on the training data. Jobs cut
 the rest into examples and deal them out at random; a second round puts each archive's parts together and shuffles.
+Utterances that no example can be made of are left out before anything is drawn, and counted by reason.
 
 Written in the directory of examples: ``egs.1.ark ...``, ``valid_diagnostic.egs``, ``train_diagnostic.egs``,
-``combine.egs``, ``info/{feat_dim, ivector_dim, num_frames, num_archives, frames_per_eg, egs_per_archive, left_context,
-right_context, ...}``, ``cmvn_opts``, ``valid_uttlist``, ``train_subset_uttlist``; with ``--online-cmvn`` also
-``global_cmvn.stats`` and ``online_cmvn``, an empty file that tells decoding.
+``combine.egs``, ``info/{feat_dim, ivector_dim, num_pdfs, num_frames, num_archives, frames_per_eg, egs_per_archive,
+left_context, right_context, data_used, ...}``, ``cmvn_opts``, ``phones.txt`` and ``tree`` where the alignment has them,
+``valid_uttlist``, ``train_subset_uttlist``; with ``--online-cmvn`` also ``global_cmvn.stats`` and ``online_cmvn``, an
+empty file that tells decoding.
 
 Source: Kaldi egs/wsj/s5/steps/nnet3/get_egs.sh.
 """
 
 from __future__ import annotations
 
-import glob
+import contextlib
+import dataclasses
 import hashlib
 import os
 import re
 import resource
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from nnet3py import log
+from nnet3py.directories.data import DataDirectory
+from nnet3py.directories.normalisation import Normalisation
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
+from nnet3py.driver.data_used import DataUsed, said_in_logs
 from nnet3py.driver.directory_lock import locked
-from nnet3py.driver.engine import Engine, Running, pipe, pipeline, require_plain_path
-from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts
+from nnet3py.driver.engine import Engine, Running, check_paths, pipe, pipeline
+from nnet3py.driver.experiment import Experiment, copy_atomically, remove_unfinished, termination_interrupts
 from nnet3py.driver.many_files import numbered_archives
 from nnet3py.driver.options import EgsOptions
+from nnet3py.driver.split_data import remove_matching
+from nnet3py.egs.utterance_splitter import ChunkConfig, UtteranceSplitter, targets_fit
 from nnet3py.errors import UserError
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
+from nnet3py.nnet.transition_model import read_transition_model
+from nnet3py.nnet.tree import read_tree
 from nnet3py.temporary_files import replacing
-from nnet3py.text.lines import read_lines, read_number, read_table, write_text
+from nnet3py.text.lines import encode, fields, joined, read_lines, read_number, read_table, read_text, write_text
 
 _MOST_OPEN_FILES = 512
 _USUAL_SUBSET = 300
+_RECORD = "split/made_with.json"
+_NOT_RECORDED = ("command", "max_retries", "job_time_limit", "stage")
+_ORIGINALS = re.compile(r"egs_orig\.\d+\.\d+\.ark")
+_ARCHIVE = re.compile(r"egs\.(\d+)\.ark")
 
 
 def make_examples(options: EgsOptions, data: str, ali_dir: str, folder: str) -> None:
@@ -44,20 +58,20 @@ def make_examples(options: EgsOptions, data: str, ali_dir: str, folder: str) -> 
     Raises:
         UserError: an option or a file is wrong, or a job has failed.
     """
-    for name, path in (("<data>", data), ("<ali-dir>", ali_dir), ("<egs-dir>", folder)):
-        require_plain_path(name, path)
+    check_paths(options, {"<data>": data, "<ali-dir>": ali_dir, "<egs-dir>": folder})
     for path in (data, ali_dir):
         if not os.path.isdir(path):
             raise UserError(f"{path} is not a directory.")
-    os.makedirs(f"{folder}/log", exist_ok=True)
-    os.makedirs(f"{folder}/info", exist_ok=True)
-    with (
-        termination_interrupts(),
-        locked(folder, "get_egs.py"),
-        Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
-    ):
+    with contextlib.ExitStack() as stack:
+        maker = _Maker(options, data, ali_dir, folder)
+        os.makedirs(f"{folder}/log", exist_ok=True)
+        os.makedirs(f"{folder}/info", exist_ok=True)
+        stack.enter_context(termination_interrupts())
+        stack.enter_context(locked(folder, "get_egs.py"))
+        retries, limit = options.max_retries, options.job_time_limit
+        engine = stack.enter_context(Engine(options.command, max_retries=retries, job_time_limit=limit))
         remove_unfinished(folder, "info", "split")
-        _Maker(options, engine, data, ali_dir, folder).run()
+        maker.run(engine)
 
 
 @dataclass(frozen=True)
@@ -70,54 +84,177 @@ class _Subset:
 
 
 class _Maker:
-    def __init__(self, options: EgsOptions, engine: Engine, data: str, ali_dir: str, folder: str) -> None:
+    engine: Engine
+
+    def __init__(self, options: EgsOptions, data: str, ali_dir: str, folder: str) -> None:
+        """Look at what will be needed. Raises UserError for what is missing or does not go together."""
         self.options = options
-        self.engine = engine
         self.data = data
         self.ali_dir = ali_dir
         self.folder = folder
         self.split = f"{folder}/split"
         self.frames_per_eg = _principal_length(options.frames_per_eg)
+        self.features = DataDirectory(data).features()
+        self.normalisation = Normalisation(options.cmvn_opts, source="--cmvn-opts")
+        self._check_normalisation()
+        self.speaker_of: dict[str, str] = {}
+        if options.online_cmvn:
+            self.speaker_of = DataDirectory(data).speakers(self.features, "--online-cmvn")
+        if options.stage <= 2 and alignment_rspecifier(ali_dir) is None:
+            raise UserError(f"Expected alignments in {ali_dir}: ali.scp, ali.*.gz, ali.*.ark or ali.ark; found none.")
+        self.num_pdfs = self._count_pdfs()
+        self._check_subsampling()
+        self.ivectors: dict[str, str] = {}
+        if options.online_ivector_dir:
+            read_number(f"{options.online_ivector_dir}/ivector_period", least=1)
+            self.ivectors = read_table(f"{options.online_ivector_dir}/ivector_online.scp")
+        if options.valid_uttlist:
+            read_lines(options.valid_uttlist)
 
-    def run(self) -> None:
+    def run(self, engine: Engine) -> None:
+        """Make them."""
+        self.engine = engine
         stage = self.options.stage
-        if self.options.online_cmvn and self._normalises_nothing():
+        if os.path.exists(f"{self.folder}/.complete"):
+            os.unlink(f"{self.folder}/.complete")
+        os.makedirs(self.split, exist_ok=True)
+        self._compare_record()
+        if stage <= 2:
+            self._copy_alignments()
+        alignments = read_table(f"{self.folder}/ali.scp")
+        used = self._account(alignments)
+        usable = used.usable(self.features, self.data)
+        valid, subset, train = self._choose(list(usable), used)
+        jobs = self._write_lists(alignments, valid, subset, train)
+        if self.options.online_cmvn:
+            target = f"{self.folder}/global_cmvn.stats"
+            command = ["matrix-sum", "--binary=false", f"scp:{self.data}/cmvn.scp", target]
+            self._run("global_cmvn", command, "Adding up statistics")
+        archives, multiple = self._describe(sum(used.lengths[utterance] for utterance in usable))
+        if stage <= 3:
+            self._make_diagnostic_sets()
+        if stage <= 4:
+            self._cut(archives // multiple, jobs=jobs)
+        if stage <= 5:
+            self._shuffle(archives // multiple, multiple, jobs=jobs)
+        logs = [f"get_egs.{job}" for job in range(1, jobs + 1)] + ["create_valid", "create_train_subset"]
+        said = said_in_logs(f"{self.folder}/log/{name}.log" for name in logs)
+        for utterance in filter(usable.__contains__, said):
+            used.leave_out([utterance], said[utterance])
+        used.report(self.folder)
+        self._clean_up(archives)
+        write_text(f"{self.folder}/.complete", "")
+        log.log(f"Made {archives} archives of examples in {self.folder}.")
+
+    # What must be there, and go together.
+
+    def _check_normalisation(self) -> None:
+        if not self.options.online_cmvn:
+            self.normalisation.require(self.data, self.folder)
+            return
+        if self.normalisation.does_nothing:
             raise UserError(
                 "--online-cmvn needs options that normalise: give --cmvn-opts=--norm-means=true, say "
                 "(--feat.cmvn-opts of train_dnn.py)."
             )
-        if os.path.exists(f"{self.folder}/.complete"):
-            os.unlink(f"{self.folder}/.complete")
-        os.makedirs(self.split, exist_ok=True)
-        features = read_table(f"{self.data}/feats.scp")
-        if stage <= 2:
-            self._copy_alignments()
-        alignments = read_table(f"{self.folder}/ali.scp")
-        valid, subset, train = self._choose(features, alignments)
-        jobs = self._write_lists(features, alignments, valid, subset, train)
-        if self.options.online_cmvn:
-            self._sum_statistics()
-        archives, multiple = self._describe(features)
-        num_pdfs = self._num_pdfs()
-        if stage <= 3:
-            self._make_diagnostic_sets(num_pdfs)
-        if stage <= 4:
-            self._cut(archives // multiple, num_pdfs, jobs=jobs)
-        if stage <= 5:
-            self._shuffle(archives // multiple, multiple, jobs=jobs)
-        self._clean_up()
-        write_text(f"{self.folder}/.complete", "")
-        log.log(f"Made {archives} archives of examples in {self.folder}.")
+        if not os.path.isfile(f"{self.data}/cmvn.scp"):
+            raise UserError(f"Expected {self.data}/cmvn.scp for --online-cmvn, found none.")
 
-    # Which utterances are for what.
+    def _count_pdfs(self) -> int:
+        """The number of classes, by all that say it: the alignment's model, tree and num_pdfs, and the option."""
+        found: dict[str, int] = {}
+        if has_transition_ids(self.ali_dir):
+            path = f"{self.ali_dir}/final.mdl"
+            found[path] = read_transition_model(path).num_pdfs
+            if os.path.isfile(f"{self.ali_dir}/tree"):
+                found[f"{self.ali_dir}/tree"] = read_tree(f"{self.ali_dir}/tree").num_pdfs
+        if os.path.isfile(f"{self.ali_dir}/num_pdfs"):
+            found[f"{self.ali_dir}/num_pdfs"] = read_number(f"{self.ali_dir}/num_pdfs")
+        if self.options.num_pdfs:
+            found["--num-pdfs"] = self.options.num_pdfs
+        if not found:
+            raise UserError(
+                f"How many classes are there? Write the number into {self.ali_dir}/num_pdfs, or give --num-pdfs."
+            )
+        if len(set(found.values())) > 1:
+            said = ", ".join(f"{number} by {place}" for place, number in found.items())
+            raise UserError(f"The numbers of pdfs differ: {said}. These alignments, model and tree are not of one run.")
+        return next(iter(found.values()))
 
-    def _choose(self, features: dict[str, str], alignments: dict[str, str]) -> tuple[list[str], list[str], list[str]]:
-        """Utterances for validation, for diagnostics (part of the training data), and for training."""
-        usable = [utterance for utterance in features if utterance in alignments]
-        if not usable:
+    def _check_subsampling(self) -> None:
+        path = f"{self.ali_dir}/frame_subsampling_factor"
+        given = self.options.frame_subsampling_factor
+        if os.path.isfile(path) and (stated := read_number(path, least=1)) != given:
+            raise UserError(
+                f"{path} says that the alignment has a label every {stated} frames, --frame-subsampling-factor is "
+                f"{given}: give --frame-subsampling-factor={stated}."
+            )
+
+    def _compare_record(self) -> None:
+        """Refuse to go on, at a later stage, with what was made with other options."""
+        made_with: dict[str, object] = {
+            declared.metadata["option"]: getattr(self.options, declared.name)
+            for declared in dataclasses.fields(self.options)
+            if declared.name not in _NOT_RECORDED
+        }
+        made_with |= {"<data>": self.data, "<ali-dir>": self.ali_dir, "utterances": len(self.features)}
+        changed = Experiment(self.folder).record(_RECORD, made_with, force=self.options.stage <= 2)
+        if changed and self.options.stage > 2:
+            differences = "; ".join(f"{key} was {then}, is {now}" for key, (then, now) in changed.items())
+            raise UserError(
+                f"{self.folder} was begun otherwise: {differences}. Go on with what it was begun with, or leave out "
+                "--stage to begin anew."
+            )
+
+    # Which utterances can be used, and for what.
+
+    def _account(self, alignments: Mapping[str, str]) -> DataUsed:
+        """How long utterances are, and which cannot be used and why."""
+        options = self.options
+        both = {utterance: alignments[utterance] for utterance in self.features if utterance in alignments}
+        if not both:
             raise UserError(f"No utterance of {self.data}/feats.scp has an alignment in {self.ali_dir}.")
-        if len(usable) < len(features):
-            log.warning(f"{len(features) - len(usable)} of {len(features)} utterances have no alignment: left out.")
+        lengths, aligned = self._lengths_of_features(), self._lengths_of_alignments(both)
+        used = DataUsed(list(self.features), lengths)
+        used.leave_out((each for each in self.features if each not in both), "no alignment")
+        for utterance, reason in self.normalisation.without_statistics(list(self.features), self.data).items():
+            used.leave_out([utterance], reason)
+        if options.online_ivector_dir:
+            used.leave_out((each for each in self.features if each not in self.ivectors), "no iVectors")
+        factor = options.frame_subsampling_factor
+        splitter = UtteranceSplitter(
+            ChunkConfig(ChunkConfig.parse_num_frames(options.frames_per_eg, factor), frame_subsampling_factor=factor)
+        )
+        for utterance in both:
+            if not targets_fit(lengths[utterance], aligned[utterance], factor):
+                used.leave_out([utterance], "an alignment of another length")
+            elif not splitter.can_split(lengths[utterance]):
+                used.leave_out([utterance], f"shorter than --frames-per-eg={options.frames_per_eg}")
+        return used
+
+    def _lengths_of_features(self) -> dict[str, int]:
+        """Frames of each utterance: as utt2num_frames says, or counted by jobs."""
+        lengths = DataDirectory(self.data).lengths()
+        if all(utterance in lengths for utterance in self.features):
+            return {utterance: lengths[utterance] for utterance in self.features}
+        utterances = list(self.features)
+        jobs = min(self.options.nj, len(utterances))
+        for job in range(jobs):
+            part = utterances[job * len(utterances) // jobs : (job + 1) * len(utterances) // jobs]
+            write_text(f"{self.split}/len.{job + 1}.scp", joined(f"{each} {self.features[each]}" for each in part))
+        command = ["feat-to-len", f"scp:{self.split}/len.JOB.scp", f"ark,t:{self.split}/len.JOB"]
+        self._run("num_frames.JOB", command, "Counting frames", jobs=jobs)
+        return _read_lengths(f"{self.split}/len.{job}" for job in range(1, jobs + 1))
+
+    def _lengths_of_alignments(self, alignments: Mapping[str, str]) -> dict[str, int]:
+        """Labels of each utterance, counted by a job."""
+        script, target = f"{self.split}/ali.len.scp", f"{self.split}/ali.len"
+        write_text(script, joined(f"{utterance} {place}" for utterance, place in alignments.items()))
+        self._run("ali_len", ["ali-to-len", f"scp:{script}", f"ark,t:{target}"], "Counting the labels of alignments")
+        return _read_lengths([target])
+
+    def _choose(self, usable: list[str], used: DataUsed) -> tuple[list[str], list[str], list[str]]:
+        """Utterances for validation, for diagnostics (part of the training data), and for training."""
         if self.options.valid_uttlist:
             valid = self._listed(set(usable))
             count = len(valid)
@@ -127,8 +264,12 @@ class _Maker:
         held_out = set(valid)
         train = [utterance for utterance in usable if utterance not in held_out]
         if not train:
-            raise UserError(f"Nothing is left to train on: all {len(usable)} utterances are for validation.")
-        return sorted(valid), sorted(drawn(train, count, self.options.srand + 1)), sorted(train)
+            raise UserError(
+                f"Nothing is left to train on: of {len(usable)} utterances that can be used {len(valid)} are for "
+                f"validation. Two at least are needed. {used.line()}"
+            )
+        subset = drawn(train, count, self.options.srand + 1)
+        return sorted(valid, key=encode), sorted(subset, key=encode), sorted(train, key=encode)
 
     def _subset_size(self, utterances: int) -> int:
         wanted = self.options.num_utts_subset
@@ -143,10 +284,10 @@ class _Maker:
 
     def _listed(self, usable: set[str]) -> list[str]:
         path = self.options.valid_uttlist
-        listed = [line.split()[0] for line in read_lines(path) if line.strip()]
+        listed = [fields(line)[0] for line in read_lines(path) if fields(line)]
         found = [utterance for utterance in dict.fromkeys(listed) if utterance in usable]
         if not found:
-            raise UserError(f"{path}: none of its {len(listed)} utterances has features and an alignment.")
+            raise UserError(f"{path}: none of its {len(listed)} utterances has features and an alignment that fit.")
         return found
 
     def _with_copies(self, chosen: list[str], usable: list[str]) -> list[str]:
@@ -158,56 +299,40 @@ class _Maker:
         wanted = {original.get(utterance, utterance) for utterance in chosen}
         return [utterance for utterance in usable if original.get(utterance, utterance) in wanted]
 
-    def _write_lists(
-        self,
-        features: dict[str, str],
-        alignments: dict[str, str],
-        valid: list[str],
-        subset: list[str],
-        train: list[str],
-    ) -> int:
+    def _write_lists(self, alignments: Mapping[str, str], valid: list[str], subset: list[str], train: list[str]) -> int:
         """Write what the jobs read; returns how many jobs there are."""
-        write_text(f"{self.folder}/valid_uttlist", "".join(f"{utterance}\n" for utterance in valid))
-        write_text(f"{self.folder}/train_subset_uttlist", "".join(f"{utterance}\n" for utterance in subset))
+        write_text(f"{self.folder}/valid_uttlist", joined(valid))
+        write_text(f"{self.folder}/train_subset_uttlist", joined(subset))
         parts: dict[str, Sequence[str]] = {"valid": valid, "train_subset": subset}
         jobs = min(self.options.nj, len(train))
-        speaker_of = self._speakers([*valid, *train]) if self.options.online_cmvn else {}
-        if speaker_of:
-            of_jobs = parts_by_speaker(train, jobs, speaker_of)
+        if self.speaker_of:
+            of_jobs = parts_by_speaker(train, jobs, self.speaker_of)
         else:
             of_jobs = [train[job * len(train) // jobs : (job + 1) * len(train) // jobs] for job in range(jobs)]
         parts |= {str(number): part for number, part in enumerate(of_jobs, 1)}
         for name, utterances in parts.items():
-            for kind, table in (("feats", features), ("ali", alignments)):
-                lines = "".join(f"{utterance} {table[utterance]}\n" for utterance in utterances)
-                write_text(f"{self.split}/{kind}.{name}.scp", lines)
-            if speaker_of:
-                write_text(f"{self.split}/spk2utt.{name}", spk2utt_text(utterances, speaker_of))
+            for kind, table in (("feats", self.features), ("ali", alignments)):
+                write_text(f"{self.split}/{kind}.{name}.scp", joined(f"{each} {table[each]}" for each in utterances))
+            if self.speaker_of:
+                write_text(f"{self.split}/spk2utt.{name}", spk2utt_text(utterances, self.speaker_of))
         return len(of_jobs)
-
-    def _speakers(self, utterances: list[str]) -> dict[str, str]:
-        path = f"{self.data}/utt2spk"
-        speaker_of = read_table(path)
-        for utterance in utterances:
-            if utterance not in speaker_of:
-                raise UserError(f"{path} has no speaker for {utterance}, which --online-cmvn needs.")
-        return speaker_of
-
-    def _sum_statistics(self) -> None:
-        """The global statistics that normalisation begins with; decoding needs them as well."""
-        source = f"{self.data}/cmvn.scp"
-        if not os.path.isfile(source):
-            raise UserError(f"Expected {source} for --online-cmvn, found none.")
-        target = f"{self.folder}/global_cmvn.stats"
-        self._run("global_cmvn", ["matrix-sum", "--binary=false", f"scp:{source}", target], "Adding up statistics")
 
     # What info/ says.
 
-    def _describe(self, features: dict[str, str]) -> tuple[int, int]:
-        """Write info/; returns the number of archives, and how many of them one file of the first round becomes."""
+    def _describe(self, frames: int) -> tuple[int, int]:
+        """Write info/; returns the number of archives, and how many of them one file of the first round becomes.
+
+        ``frames``: those of all utterances that are used.
+        """
         options = self.options
+        for name in ("phones.txt", "tree"):
+            if os.path.isfile(f"{self.ali_dir}/{name}"):
+                copy_atomically(f"{self.ali_dir}/{name}", f"{self.folder}/{name}")
+            else:
+                _remove([f"{self.folder}/{name}"])
+        self._put("num_pdfs", self.num_pdfs)
         self._put("cmvn_opts", options.cmvn_opts, info=False)
-        _remove([f"{self.folder}/online_cmvn"])
+        _remove([f"{self.folder}/online_cmvn", f"{self.folder}/info/final.ie.id"])
         if options.online_cmvn:
             write_text(f"{self.folder}/online_cmvn", "")
         self._put("feat_dim", self._dimension("feat_dim", f"scp:{self.split}/feats.1.scp"))
@@ -216,7 +341,6 @@ class _Maker:
             dim = self._dimension("ivector_dim", f"scp:{options.online_ivector_dir}/ivector_online.scp")
             self._copy_extractor_id()
         self._put("ivector_dim", dim)
-        frames = self._count_frames(features)
         archives = frames // (self.frames_per_eg * options.samples_per_iter) + 1
         open_files = min(_MOST_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         multiple = 1
@@ -230,6 +354,7 @@ class _Maker:
         self._put("egs_per_archive", frames // (self.frames_per_eg * archives))
         self._put("left_context", options.left_context)
         self._put("right_context", options.right_context)
+        _remove([f"{self.folder}/info/frame_subsampling_factor"])
         if options.frame_subsampling_factor != 1:
             self._put("frame_subsampling_factor", options.frame_subsampling_factor)
         self._put("left_context_initial", options.left_context_initial)
@@ -244,7 +369,7 @@ class _Maker:
         for name in ("final.ie.id", "final.ie"):
             path = f"{self.options.online_ivector_dir}/{name}"
             if os.path.isfile(path):
-                identity = "\n".join(read_lines(path)) if name == "final.ie.id" else _md5(path)
+                identity = read_text(path).strip() if name == "final.ie.id" else _md5(path)
                 self._put("final.ie.id", identity)
                 return
 
@@ -253,56 +378,28 @@ class _Maker:
         self._run(name, ["feat-to-dim", rspecifier, target], f"Finding the dimension of {rspecifier}")
         return read_number(target)
 
-    def _count_frames(self, features: dict[str, str]) -> int:
-        path = f"{self.data}/utt2num_frames"
-        if os.path.isfile(path):
-            lengths = read_table(path)
-            if all(utterance in lengths and lengths[utterance].isdigit() for utterance in features):
-                return sum(int(lengths[utterance]) for utterance in features)
-        target = f"{self.folder}/info/num_frames"
-        self._run("num_frames", ["feat-to-len", f"scp:{self.data}/feats.scp", ">", target], "Counting frames")
-        return read_number(target)
-
-    def _num_pdfs(self) -> int:
-        if self.options.num_pdfs:
-            return self.options.num_pdfs
-        path = f"{self.ali_dir}/num_pdfs"
-        if os.path.isfile(path):
-            return read_number(path)
-        if not has_transition_ids(self.ali_dir):
-            raise UserError(f"How many classes are there? Write the number into {path}, or give --num-pdfs.")
-        self._run("num_pdfs", ["hmm-info", f"{self.ali_dir}/final.mdl"], "Finding the number of pdfs")
-        found = re.search(r"^number of pdfs (\d+)", "\n".join(read_lines(f"{self.folder}/log/num_pdfs.log")), re.M)
-        if not found:
-            raise UserError(f"hmm-info does not say the number of pdfs; see {self.folder}/log/num_pdfs.log.")
-        return int(found[1])
-
     # The stages.
 
     def _copy_alignments(self) -> None:
         """Make ali.scp: the alignment directory's own, or of a copy of its archives."""
-        if os.path.isfile(f"{self.ali_dir}/ali.scp"):
+        source = alignment_rspecifier(self.ali_dir)
+        assert source is not None
+        if source.startswith("scp:"):
             copy_atomically(f"{self.ali_dir}/ali.scp", f"{self.folder}/ali.scp")
             return
-        source = alignment_rspecifier(self.ali_dir)
-        if source is None:
-            raise UserError(
-                f"Expected alignments in {self.ali_dir}: ali.scp, ali.*.gz, ali.*.ark or ali.ark; found none."
-            )
         target = f"ark,scp:{self.folder}/ali.ark,{self.folder}/ali.scp"
         self._run("copy_alignments", ["copy-int-vector", source, target], "Copying alignments")
 
-    def _make_diagnostic_sets(self, num_pdfs: int) -> None:
+    def _make_diagnostic_sets(self) -> None:
         options, length = self.options, self.frames_per_eg
+        diagnostic = max(1, options.num_frames_diagnostic // length)
         subsets = [
-            _Subset("valid", options.num_frames_diagnostic // length, options.num_valid_frames_combine // length),
-            _Subset(
-                "train_subset", options.num_frames_diagnostic // length, options.num_train_frames_combine // length
-            ),
+            _Subset("valid", diagnostic, options.num_valid_frames_combine // length),
+            _Subset("train_subset", diagnostic, max(1, options.num_train_frames_combine // length)),
         ]
         running = []
         for subset in subsets:
-            command = [*self._get_egs_command(subset.name, num_pdfs), f"ark:{self.folder}/{subset.name}_all.egs"]
+            command = [*self._get_egs_command(subset.name), f"ark:{self.folder}/{subset.name}_all.egs"]
             running.append(self._start(f"create_{subset.name}", command, f"Cutting the set {subset.name}"))
         for jobs in running:
             jobs.wait()
@@ -328,11 +425,11 @@ class _Maker:
                 raise UserError(f"No examples came into {self.folder}/{name}; see the logs in {self.folder}/log.")
         _remove([*combine, *(f"{self.folder}/{subset.name}_all.egs" for subset in subsets)])
 
-    def _cut(self, outputs: int, num_pdfs: int, *, jobs: int) -> None:
+    def _cut(self, outputs: int, *, jobs: int) -> None:
         targets = [f"ark:{self.folder}/egs_orig.JOB.{number}.ark" for number in range(1, outputs + 1)]
         seed = f"$((JOB+{self.options.srand}))"
         command = pipeline(
-            [*self._get_egs_command("JOB", num_pdfs), "ark:-"],
+            [*self._get_egs_command("JOB"), "ark:-"],
             ["nnet-copy-egs", "--random=true", f"--srand={seed}", "ark:-", *targets],
         )
         self._run("get_egs.JOB", command, "Cutting examples", jobs=jobs)
@@ -347,12 +444,12 @@ class _Maker:
             command = pipeline([*shuffle, "ark:-"], ["nnet-copy-egs", "ark:-", *targets])
         self._run("shuffle.JOB", command, "Shuffling examples", jobs=inputs)
 
-    def _get_egs_command(self, part: str, num_pdfs: int) -> list[str]:
+    def _get_egs_command(self, part: str) -> list[str]:
         """nnet-get-egs over one part of the data, without its output."""
         options = self.options
         command = [
             "nnet-get-egs",
-            f"--num-pdfs={num_pdfs}",
+            f"--num-pdfs={self.num_pdfs}",
             f"--left-context={options.left_context}",
             f"--right-context={options.right_context}",
             f"--compress={str(options.compress).lower()}",
@@ -372,19 +469,13 @@ class _Maker:
 
     def _features(self, part: str) -> str:
         source = f"scp:{self.split}/feats.{part}.scp"
-        if self.options.online_cmvn:
-            speakers = f"--spk2utt=ark:{self.split}/spk2utt.{part} {self.folder}/global_cmvn.stats"
-            return "ark,s,cs:" + pipe(f"apply-cmvn-online {self.options.cmvn_opts} {speakers} {source} ark:-")
-        if self._normalises_nothing():
-            return source  # nothing to apply: one program fewer a job
-        for name in ("utt2spk", "cmvn.scp"):
-            if not os.path.isfile(f"{self.data}/{name}"):
-                raise UserError(f"Expected {self.data}/{name} for --cmvn-opts={self.options.cmvn_opts!r}, found none.")
-        speakers = f"--utt2spk=ark:{self.data}/utt2spk scp:{self.data}/cmvn.scp"
-        return "ark,s,cs:" + pipe(f"apply-cmvn {self.options.cmvn_opts} {speakers} {source} ark:-")
-
-    def _normalises_nothing(self) -> bool:
-        return bool(re.fullmatch(r"\s*--norm-means=false\s+--norm-vars=false\s*", self.options.cmvn_opts))
+        normalising = replace(self.normalisation, online=self.options.online_cmvn).command(
+            source,
+            data_dir=self.data,
+            spk2utt=f"{self.split}/spk2utt.{part}",
+            statistics=f"{self.folder}/global_cmvn.stats",
+        )
+        return "ark,s,cs:" + pipe(normalising) if normalising else source  # one program fewer where nothing is done
 
     def _posteriors(self, part: str) -> str:
         source = f"scp:{self.split}/ali.{part}.scp"
@@ -393,8 +484,13 @@ class _Maker:
         model = f"{self.ali_dir}/final.mdl"
         return "ark,s,cs:" + pipe(f"ali-to-pdf {model} {source} ark:-", "ali-to-post ark:- ark:-")
 
-    def _clean_up(self) -> None:
-        _remove(glob.glob(f"{self.folder}/egs_orig.*.ark"))
+    def _clean_up(self, archives: int) -> None:
+        """Remove what only jobs needed, and archives that an earlier run with more of them has left."""
+        remove_matching(self.folder, _ORIGINALS)
+        for name in os.listdir(self.folder):
+            match = _ARCHIVE.fullmatch(name)
+            if match and int(match[1]) > archives:
+                os.unlink(f"{self.folder}/{name}")
         _remove([f"{self.folder}/ali.ark", f"{self.folder}/ali.scp"])
         shutil.rmtree(self.split)
 
@@ -409,9 +505,13 @@ def drawn(utterances: Iterable[str], count: int, seed: int) -> list[str]:
     """So many utterances chosen by chance, the same for the same seed whatever their order and the Python version."""
 
     def chance(utterance: str) -> bytes:
-        return hashlib.sha256(f"{seed} {utterance}".encode("utf-8", "surrogateescape")).digest()
+        return hashlib.sha256(encode(f"{seed} {utterance}")).digest()
 
     return sorted(utterances, key=chance)[:count]
+
+
+def _read_lengths(paths: Iterable[str]) -> dict[str, int]:
+    return {utterance: int(length) for path in paths for utterance, length in read_table(path).items()}
 
 
 def _principal_length(text: str) -> int:

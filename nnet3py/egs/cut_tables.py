@@ -14,7 +14,7 @@ import numpy as np
 from nnet3py import log
 from nnet3py.egs.cut import InputConfig, cut_utterance, ivector_lengths_match, labels_of_posterior
 from nnet3py.egs.example import EXAMPLE
-from nnet3py.egs.utterance_splitter import UtteranceSplitter
+from nnet3py.egs.utterance_splitter import TARGETS_LENGTH_TOLERANCE, UtteranceSplitter
 from nnet3py.errors import UserError
 from nnet3py.kept_memory import keep_freed_memory
 from nnet3py.tables.general_matrix import to_array
@@ -33,7 +33,7 @@ def cut_with_posteriors(
     splitter: UtteranceSplitter,
     config: InputConfig,
     num_pdfs: int,
-    targets_length_tolerance: int = 2,
+    targets_length_tolerance: int = TARGETS_LENGTH_TOLERANCE,
     online_ivectors: str = "",
 ) -> None:
     """Examples whose labels are posteriors of pdfs: a sparse (frames, num_pdfs) matrix.
@@ -62,7 +62,7 @@ def cut_with_dense_targets(
     splitter: UtteranceSplitter,
     config: InputConfig,
     num_targets: int = -1,
-    targets_length_tolerance: int = 2,
+    targets_length_tolerance: int = TARGETS_LENGTH_TOLERANCE,
     online_ivectors: str = "",
 ) -> None:
     """Examples whose targets are rows of numbers: a (frames, num_targets) matrix.

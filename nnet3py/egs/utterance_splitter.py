@@ -25,6 +25,9 @@ from nnet3py import log
 from nnet3py.errors import UserError
 
 Split = tuple[int, ...]
+TARGETS_LENGTH_TOLERANCE = 2
+"""Targets by which an utterance may have more or fewer than its frames need, unless a program is told otherwise."""
+
 _LONGEST_CHUNK = 100_000
 _COST_THRESHOLD = np.float32(1.9999)
 
@@ -120,9 +123,9 @@ class UtteranceSplitter:
     def lengths_match(self, utterance: str, num_frames: int, num_targets: int, tolerance: int) -> bool:
         """Whether there are as many targets as frames need, within ``tolerance``; warns if not."""
         factor = self.config.frame_subsampling_factor
-        expected = (num_frames + factor - 1) // factor
-        if abs(num_targets - expected) <= tolerance:
+        if targets_fit(num_frames, num_targets, factor, tolerance):
             return True
+        expected = _targets_of(num_frames, factor)
         if factor == 1:
             log.warning(
                 f"Supervision does not have expected length for utterance {utterance}: "
@@ -135,6 +138,10 @@ class UtteranceSplitter:
                 f"(note: --frame-subsampling-factor={factor})"
             )
         return False
+
+    def can_split(self, num_frames: int) -> bool:
+        """Whether an utterance of this length is long enough for a chunk."""
+        return num_frames > 0 and (self.config.num_frames is None or bool(self._possible_splits(num_frames)))
 
     def split(self, num_frames: int, generator: random.Random) -> list[Chunk]:
         """The chunks of an utterance of this length, from its start to its end; none if it is too short."""
@@ -155,14 +162,23 @@ class UtteranceSplitter:
     def _chunk_lengths(self, num_frames: int, generator: random.Random) -> list[int]:
         assert self.config.num_frames is not None
         principal = self.config.num_frames[0]
-        step = principal - self.config.num_frames_overlap
-        largest = len(self._splits_for_length) - 1
-        repeats = max(0, -(-(num_frames - largest) // step))
-        possible = self._splits_for_length[num_frames - repeats * step]
+        possible = self._possible_splits(num_frames)
         if not possible:
             return []
+        repeats = self._repeats(num_frames)
         lengths = sorted([*generator.choice(possible), *[principal] * repeats])
         return lengths if generator.random() < 0.5 else lengths[::-1]
+
+    def _repeats(self, num_frames: int) -> int:
+        """How many chunks of the principal length come before the table settles the rest."""
+        assert self.config.num_frames is not None
+        step = self.config.num_frames[0] - self.config.num_frames_overlap
+        return max(0, -(-(num_frames - len(self._splits_for_length) + 1) // step))
+
+    def _possible_splits(self, num_frames: int) -> list[Split]:
+        assert self.config.num_frames is not None
+        step = self.config.num_frames[0] - self.config.num_frames_overlap
+        return self._splits_for_length[num_frames - self._repeats(num_frames) * step]
 
     def _with_context_and_weights(self, num_frames: int, spans: list[tuple[int, int]]) -> list[Chunk]:
         config = self.config
@@ -220,6 +236,15 @@ class UtteranceSplitter:
                 for length, number in sorted(counts.by_length.items())
             )
             log.log(f"Output frames are distributed among chunk-sizes as follows: {', '.join(shares)}")
+
+
+def targets_fit(num_frames: int, num_targets: int, factor: int, tolerance: int = TARGETS_LENGTH_TOLERANCE) -> bool:
+    """Whether there are as many targets as frames need at one every ``factor`` frames, within ``tolerance``."""
+    return abs(num_targets - _targets_of(num_frames, factor)) <= tolerance
+
+
+def _targets_of(num_frames: int, factor: int) -> int:
+    return (num_frames + factor - 1) // factor
 
 
 def _default_duration(split: Split, config: ChunkConfig) -> np.float32:

@@ -210,6 +210,17 @@ def write_sizes(source: str, target: str, *, axis: int) -> int:
     return count
 
 
+def write_lengths(source: str, target: str) -> int:
+    """Write the number of elements of each vector of integers to a table of integers; returns how many."""
+    count = 0
+    with SequentialReader(source, INT_VECTOR) as reader, TableWriter(target, INT) as writer:
+        for key, vector in reader:
+            writer.write(key, len(vector))
+            count += 1
+        _require_some(count, source, "vectors of int32")
+    return count
+
+
 def first_dimension(source: str) -> int:
     """The number of columns of a table's first matrix.
 
