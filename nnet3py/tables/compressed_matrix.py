@@ -10,7 +10,7 @@ A compressed matrix has a header (smallest value and range as float32, rows, col
 Numbers agree with Kaldi's to the last bit only if every operation has the precision it has there (float32 for most,
 float64 where C++ promotes because of a ``double`` constant), so that the order and the types below are not a matter of
 taste. A product is rounded before it is added to something, as in a Kaldi that its own makefiles built; one built for
-processors with fused multiply-add (``-mfma``, ``-march=native``) differs in the last bit of expanded values.
+processors with fused multiply-add (``-mfma``, ``-march=native``) rounds otherwise.
 
 Source: Kaldi src/matrix/compressed-matrix.cc.
 """

@@ -138,8 +138,8 @@ def test_chunks_of_eight_frames_are_kaldis(kaldi_reference: Path, tmp_path: Path
     assert _lengths(ours) == _lengths(theirs)
     same_start = dict(ours).keys() & dict(theirs).keys()
     assert len(same_start) > 0.75 * len(theirs)  # gaps are placed at random
-    # Of these files only this one is of a Kaldi with fused multiply-add (cutting again would place other gaps): in 3 of
-    # the 133 examples a frame has a number on the border of two bytes, and the other byte.
+    # This file is still of a Kaldi with fused multiply-add (cutting again would place other gaps): in 3 of the 133
+    # examples a frame has a number on the border of two bytes, and the other byte.
     others = 0
     for key in same_start:
         found, expected = dict(ours)[key].encoded(), dict(theirs)[key].encoded()
