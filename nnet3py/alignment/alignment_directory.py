@@ -23,6 +23,8 @@ from nnet3py import log
 from nnet3py.alignment.deltas import add_deltas
 from nnet3py.alignment.language import Language, read_language
 from nnet3py.alignment.monophone import Alignment, MonophoneTrainer, Schedule, train_monophone
+from nnet3py.directories.data import DataDirectory
+from nnet3py.directories.normalisation import Normalisation
 from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import write_transition_model_to
@@ -66,16 +68,13 @@ def align_data_directory(
 
 def _read_features(data_dir: str, cmvn_options: str) -> dict[str, NDArray[np.float32]]:
     """Normalised features with their first and second derivatives."""
-    for name in ("feats.scp", "cmvn.scp", "utt2spk"):
-        if not os.path.isfile(os.path.join(data_dir, name)):
-            raise UserError(
-                f"Expected {data_dir}/{name}, found no such file: compute features and their statistics first."
-            )
+    DataDirectory(data_dir).features()
+    normalisation = Normalisation(cmvn_options)
+    normalisation.require(data_dir, data_dir)
+    source = f"scp:{data_dir}/feats.scp"
     place = shlex.quote(data_dir)
-    rspecifier = (
-        f"ark,s,cs:apply-cmvn --print-args=false {cmvn_options} --utt2spk=ark:{place}/utt2spk "
-        f"scp:{place}/cmvn.scp scp:{place}/feats.scp ark:- |"
-    )
+    command = normalisation.command(f"scp:{place}/feats.scp", data_dir=place)
+    rspecifier = f"ark,s,cs:{command} |" if command else source
     features: dict[str, NDArray[np.float32]] = {}
     with SequentialReader(rspecifier, MATRIX) as reader:
         for key, matrix in reader:

@@ -16,6 +16,7 @@ Source: Kaldi egs/wsj/s5/utils/mkgraph.sh; src/hmm/hmm-utils.cc, ``GetHmmAsFsa``
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.decoding.library_transducer import read_vector_transducer
+from nnet3py.directories.belonging import TRANSITIONS, require_num_pdfs, require_same_phones, transitions_id
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
 from nnet3py.program import reason
@@ -194,7 +196,9 @@ def make_graph_dir(
         raise UserError(f"--grammar: expected loop or word, found {grammar!r}.")
     phones = read_symbols(os.path.join(lang_dir, "phones.txt"))
     words = read_symbols(os.path.join(lang_dir, "words.txt"))
-    model = read_transition_model(os.path.join(model_dir, "final.mdl"))
+    path = os.path.join(model_dir, "final.mdl")
+    model = read_transition_model(path)
+    _require_language_of_model(lang_dir, phones, model_dir, path, model)
     grammar_path = os.path.join(lang_dir, "G.fst")
     graph = compile_graph(
         read_vector_transducer(os.path.join(lang_dir, "L_disambig.fst")),
@@ -206,13 +210,34 @@ def make_graph_dir(
         transition_scale=transition_scale,
         self_loop_scale=self_loop_scale,
     )
+    target = os.path.join(graph_dir, "HCLG.fst")
     try:
         os.makedirs(graph_dir, exist_ok=True)
-        with replacing(os.path.join(graph_dir, "HCLG.fst")) as temporary:
-            graph.write(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)  # first to go, last to come: a graph has the words and phones beside it
         texts = {name: read_text(os.path.join(lang_dir, name)) for name in ("words.txt", "phones.txt")}
-        for name, text in {**texts, "num_pdfs": f"{model.num_pdfs}\n"}.items():
+        for name, text in {
+            **texts,
+            "num_pdfs": f"{model.num_pdfs}\n",
+            TRANSITIONS: f"{transitions_id(model)}\n",
+        }.items():
             write_text(os.path.join(graph_dir, name), text)
+        with replacing(target) as temporary:
+            graph.write(temporary)
     except OSError as problem:
         raise UserError(f"Cannot write the graph into {graph_dir}: {reason(problem)}.") from problem
     return graph
+
+
+def _require_language_of_model(
+    lang_dir: str, phones: dict[str, int], model_dir: str, path: str, model: TransitionModel
+) -> None:
+    """Refuse a language with other phones than the model's, and a model that is not of its own directory."""
+    advice = "Make the graph with the language that the model was made with."
+    require_same_phones(lang_dir, model_dir, advice)
+    require_num_pdfs(model_dir, model.num_pdfs, path, "Put the model and what was made with it together again.")
+    spoken = {number for name, number in phones.items() if number and not name.startswith("#")}
+    if (known := set(model.topology.phones)) != spoken:
+        number = min(known ^ spoken)
+        has, lacks = (path, f"{lang_dir}/phones.txt") if number in known else (f"{lang_dir}/phones.txt", path)
+        raise UserError(f"The phone {number} of {has} is not in {lacks}. {advice}")

@@ -14,6 +14,7 @@ import os
 import shlex
 from dataclasses import dataclass
 
+from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.text.lines import BLANKS, read_table, read_text
 
@@ -47,9 +48,13 @@ class Normalisation:
         effect = self.effect()
         if effect["--norm-vars"] is True and effect["--norm-means"] is False:
             raise UserError(
-                f"The normalisation {self.options!r} ({self.source}) asks for variances without means, which "
+                f"The normalisation {self} asks for variances without means, which "
                 "apply-cmvn does not do: leave out --norm-means=false."
             )
+
+    def __str__(self) -> str:
+        """The options, and where they are from."""
+        return f"{self.options.strip()!r} ({self.source}{'' if self.options.strip() else '; means, by default'})"
 
     def effect(self) -> dict[str, str | bool]:
         """What the options really ask for, whatever their order and spelling: option -> value.
@@ -104,9 +109,7 @@ class Normalisation:
                     if path.endswith(".stats")
                     else "it says which speaker's statistics are an utterance's"
                 )
-                raise UserError(
-                    f"There is no {path}, which the normalisation {self.options!r} ({self.source}) needs: {advice}."
-                )
+                raise UserError(f"There is no {path}, which the normalisation {self} needs: {advice}.")
 
     def command(self, features: str, *, data_dir: str, spk2utt: str = "", statistics: str = "") -> str:
         """The shell command that normalises a table, to its standard output; "" where nothing is to be done.
@@ -175,6 +178,14 @@ def require_same_normalisation(first: str, second: str, advice: str) -> None:
             f"The features of {first} and {second} are not normalised alike: {_shown(ours)} in {first}, "
             f"{_shown(theirs)} in {second}. {advice}"
         )
+
+
+def warn_of_other_normalisation(model_dir: str, examples_dir: str) -> None:
+    """Warn where a model goes on training on examples that are normalised otherwise than those it has seen."""
+    try:
+        require_same_normalisation(model_dir, examples_dir, "It has to learn the difference.")
+    except UserError as problem:
+        log.warning(str(problem))
 
 
 def _shown(normalisation: Normalisation) -> str:

@@ -6,20 +6,32 @@ Source: Kaldi egs/wsj/s5/steps/nnet3/train_dnn.py, steps/libs/nnet3/train/frame_
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from nnet3py import log
+from nnet3py.directories.belonging import (
+    require_num_pdfs,
+    require_same_extractor,
+    require_same_phones,
+    require_same_tree,
+)
+from nnet3py.directories.normalisation import NONE, Normalisation, normalisation_of, warn_of_other_normalisation
 from nnet3py.driver import prior_scale
+from nnet3py.driver.data_used import NAME as DATA_USED
+from nnet3py.driver.data_used import read_data_used
 from nnet3py.driver.engine import Engine
 from nnet3py.driver.experiment import copy_atomically, link_atomically
 from nnet3py.driver.many_files import MOST_NAMED, groups, words_of
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.errors import UserError
-from nnet3py.text.lines import write_text
+from nnet3py.nnet.configuration import config_lines
+from nnet3py.text.lines import BLANKS, read_lines, read_number, read_text, write_text
 
 _DIAGNOSTIC_MINIBATCH = "1:64"
 _KEPT_FOR_DECODING = (
@@ -34,13 +46,14 @@ _KEPT_FOR_DECODING = (
 
 @dataclass(frozen=True)
 class Egs:
-    """A directory of examples, as its info/ describes it."""
+    """A directory of examples, as its info/ describes it. ``egs_per_archive``: very large where it is not known."""
 
     folder: str
     num_archives: int
     frames_per_eg: int
     left_context: int
     right_context: int
+    egs_per_archive: int = 1 << 30
 
 
 class Preparation(Stage):
@@ -84,6 +97,43 @@ class Preparation(Stage):
             self._initialise()
         return self._context_of(self._raw(0))
 
+    def check_inputs(self) -> None:
+        """Compare the network's inputs with the features and iVectors that there are, before examples are made.
+
+        Raises:
+            UserError: an input has nothing to come from, or another dimension.
+        """
+        wanted = self._inputs
+        if not wanted or self.options.egs_dir or self.experiment.has("egs/.complete"):
+            return
+        folder = self.options.online_ivector_dir
+        found = {"input": self._dimension_of(f"{self.options.feat_dir}/feats.scp")}
+        if folder:
+            found["ivector"] = self._dimension_of(f"{folder}/ivector_online.scp")
+        _require_inputs(wanted, found, {"input": f"{self.options.feat_dir}/feats.scp", "ivector": folder})
+
+    @functools.cached_property
+    def _inputs(self) -> dict[str, int]:
+        """The network's inputs and their dimensions, as its configuration or the given model has them."""
+        if self.options.input_model:
+            self._run("input_model", ["nnet-info", self.options.input_model], "Finding the inputs of the model")
+            return _inputs_of(read_lines(self.experiment.log("input_model")), self.options.input_model)
+        lines = []
+        for name in ("configs/init.config", self._initial_config_name()):
+            if name and self.experiment.has(name):
+                lines += read_lines(self.experiment.path(name))
+        return _inputs_of(lines, f"{self.options.dir}/configs")
+
+    def _dimension_of(self, script: str) -> int:
+        if not os.path.isfile(script):
+            raise UserError(f"There is no {script}: make features, or vectors, of this data first.")
+        name = os.path.basename(script).removesuffix(".scp")
+        target = self.experiment.path(f"{name}.dim")
+        self._run(f"dim_{name}", ["feat-to-dim", f"scp:{script}", target], f"Finding the dimension of {script}")
+        dim = read_number(target, least=1)
+        self.experiment.remove(f"{name}.dim")
+        return dim
+
     def make_egs(self, context: tuple[int, int]) -> None:
         """Make the examples with the program for it, with as much context as the network needs."""
         options = self.options
@@ -115,25 +165,60 @@ class Preparation(Stage):
         def number(name: str) -> int:
             path = f"{folder}/info/{name}"
             try:
-                with open(path, encoding="utf-8") as file:
-                    return int(file.readline().split(",")[0])
-            except (OSError, ValueError) as problem:
-                raise UserError(f"Expected a number in {path}, found none ({problem}). Is {folder} complete?") from None
+                return int(read_text(path).split(",")[0])
+            except ValueError:
+                raise UserError(f"Expected a number in {path}, found none. Is {folder} complete?") from None
 
         egs = Egs(folder, *(number(n) for n in ("num_archives", "frames_per_eg", "left_context", "right_context")))
+        if os.path.isfile(f"{folder}/info/egs_per_archive"):
+            egs = replace(egs, egs_per_archive=number("egs_per_archive"))
         if egs.frames_per_eg != self.options.frames_per_eg:
             raise UserError(
                 f"The examples in {folder} have {egs.frames_per_eg} frames each, --egs.frames-per-eg is "
                 f"{self.options.frames_per_eg}: give that number, or examples that were cut with it."
             )
         self._require_context(egs, context)
+        self._require_same_origin(folder)
         for name in ["valid_diagnostic.egs", "train_diagnostic.egs", "combine.egs", "egs.1.ark"]:
             if not os.path.isfile(f"{folder}/{name}"):
                 raise UserError(f"Expected {folder}/{name}, found no such file: make the examples again (--stage -4).")
         for name in _KEPT_FOR_DECODING:
             if os.path.isfile(f"{folder}/{name}"):
                 copy_atomically(f"{folder}/{name}", self.experiment.path(os.path.basename(name)))
+            else:
+                self.experiment.remove(os.path.basename(name))
+        if data_used := read_data_used(folder):
+            os.makedirs(self.experiment.path("info"), exist_ok=True)
+            write_text(self.experiment.path(f"info/{DATA_USED}"), f"{data_used}\n")
         return egs
+
+    def _require_same_origin(self, folder: str) -> None:
+        """Refuse examples that are not of these alignments, this normalisation and these inputs."""
+        options = self.options
+        advice = "Give the alignments that the examples were made of, or make the examples anew (--stage -4)."
+        require_same_phones(folder, options.ali_dir, advice)
+        require_same_tree(folder, options.ali_dir, advice)
+        if os.path.isfile(f"{folder}/info/num_pdfs"):
+            num_pdfs = read_number(f"{folder}/info/num_pdfs")
+            require_num_pdfs(options.ali_dir, num_pdfs, f"{folder}/info/num_pdfs", advice)
+        if options.online_ivector_dir:
+            require_same_extractor(options.online_ivector_dir, f"{folder}/info")
+        given = Normalisation(options.cmvn_opts, source="--feat.cmvn-opts")
+        if os.path.isfile(f"{folder}/cmvn_opts") and given.effect() != Normalisation(NONE).effect():
+            made = normalisation_of(folder)
+            if made.effect() != given.effect():
+                raise UserError(
+                    f"The examples in {folder} were normalised with {made}, and training is told {given}: give the "
+                    "same, or make the examples anew (--stage -4)."
+                )
+        if options.input_model:
+            warn_of_other_normalisation(os.path.dirname(options.input_model) or ".", folder)
+        if not self._inputs:
+            return
+        found = {"input": read_number(f"{folder}/info/feat_dim")}
+        if ivector_dim := read_number(f"{folder}/info/ivector_dim"):
+            found["ivector"] = ivector_dim
+        _require_inputs(self._inputs, found, dict.fromkeys(("input", "ivector"), folder))
 
     def make_initial_model(self, egs: Egs) -> None:
         """Model 0: a copy of the given one, or a random one, with the decorrelating transform if one is asked for."""
@@ -168,16 +253,17 @@ class Preparation(Stage):
         for jobs in running:
             jobs.wait()
 
+    def _initial_config_name(self) -> str | None:
+        return next((n for n in ("configs/final.config", "configs/layer1.config") if self.experiment.has(n)), None)
+
     def _initial_config(self) -> str | None:
-        for name in ("configs/final.config", "configs/layer1.config"):
-            if self.experiment.has(name):
-                return self.experiment.path(name)
-        return None
+        name = self._initial_config_name()
+        return self.experiment.path(name) if name else None
 
     def _context_of(self, model: str) -> tuple[int, int]:
         self._run("context", ["nnet-info", model], f"Finding the context of {model}")
-        with open(self.experiment.log("context"), encoding="utf-8", errors="replace") as text:
-            found = dict(re.findall(r"^(left|right)-context: (\d+)", text.read(), re.MULTILINE))
+        text = read_text(self.experiment.log("context"))
+        found = dict(re.findall(r"^(left|right)-context: (\d+)", text, re.MULTILINE))
         if len(found) != 2:
             raise UserError(f"nnet-info does not say the context of {model}; see {self.experiment.log('context')}.")
         return int(found["left"]), int(found["right"])
@@ -262,6 +348,31 @@ class Preparation(Stage):
         )
 
 
+def _inputs_of(lines: list[str], where: str) -> dict[str, int]:
+    """The input nodes among configuration lines and their dimensions."""
+    nodes = config_lines([line for line in lines if line.lstrip(BLANKS).startswith("input-node ")], where)
+    return {node.text_value("name"): node.positive("dim") for node in nodes}
+
+
+def _require_inputs(wanted: Mapping[str, int], found: Mapping[str, int], places: Mapping[str, str]) -> None:
+    """Compare a network's inputs with what there is for them, ``found`` in ``places``. Raises UserError."""
+    for name in sorted({*wanted, *found}):
+        if name not in found:
+            advice = "give --feat.online-ivector-dir" if name == "ivector" else "examples have input and ivector alone"
+            raise UserError(
+                f"The network has an input '{name}' of dimension {wanted[name]}, and there is nothing to come in: "
+                f"{advice}."
+            )
+        if name not in wanted:
+            advice = "leave out --feat.online-ivector-dir" if name == "ivector" else "see configs/"
+            raise UserError(f"The network has no input '{name}', for which there is {places[name]}: {advice}.")
+        if wanted[name] != found[name]:
+            raise UserError(
+                f"The network's input '{name}' has dimension {wanted[name]}, what comes in has {found[name]} "
+                f"({places[name]}): these are not of one recipe."
+            )
+
+
 def _at_the_edge(context: int, chunk_context: int) -> int:
     """Frames of context at an utterance's edge; negative where it is what it is elsewhere."""
     return context + chunk_context if chunk_context >= 0 else -1
@@ -269,9 +380,7 @@ def _at_the_edge(context: int, chunk_context: int) -> int:
 
 def _read_vars(path: str) -> tuple[int, int]:
     """The context that configs/vars states."""
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    found = dict(re.findall(r"^\s*(?:model_)?(left|right)_context\s*=\s*(\d+)\s*$", text, re.MULTILINE))
+    found = dict(re.findall(r"^\s*(?:model_)?(left|right)_context\s*=\s*(\d+)\s*$", read_text(path), re.MULTILINE))
     if len(found) != 2:
         raise UserError(f"{path}: expected the lines model_left_context=... and model_right_context=...")
     return int(found["left"]), int(found["right"])

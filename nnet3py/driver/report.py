@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from nnet3py.errors import UserError
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import read_lines, write_text
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ def read_progress(path: str) -> list[Progress]:
         UserError: it is not such a file.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
+        lines = read_lines(path)
+    except UserError:
+        if os.path.exists(path):
+            raise
         return []
     columns = lines[0].split("\t") if lines else []
     if len(columns) < len(_FIRST_COLUMNS) or columns != _COLUMNS[: len(columns)]:  # older versions have fewer
@@ -103,10 +105,16 @@ def _value(column: str, word: str) -> Any:
     return float(word)
 
 
-def accuracy_report(rows: list[Progress], faults: str = "") -> str:
+def data_report(data_used: str) -> str:
+    """The part about the data that examples were made of, of the line that says what was used and what left out."""
+    return f"# data\n{data_used}" if data_used else ""
+
+
+def accuracy_report(rows: list[Progress], more: Sequence[str] = ()) -> str:
     """The report: a table of accuracy, one of log-probability, the time, one of the limits on the change.
 
-    ``faults`` is the part about lost jobs, if any were lost (:func:`nnet3py.driver.faults.fault_report`).
+    ``more``: parts to put after these, about data left out and lost jobs
+    (:func:`data_report`, :func:`nnet3py.driver.faults.fault_report`); an empty one is left out.
 
     A row without diagnostics is left out, as the final model is from the table Kaldi's scripts read.
     """
@@ -130,6 +138,5 @@ def accuracy_report(rows: list[Progress], faults: str = "") -> str:
         for row in limited:
             lines.append(f"{row.model}\t{row.max_change:.4g}\t{_text(row.max_change_components)}\t{row.not_finite:g}")
         blocks.append("\n".join(lines))
-    if faults:
-        blocks.append(faults.rstrip("\n"))
+    blocks += [part.rstrip("\n") for part in more if part]
     return "\n\n".join(blocks) + "\n"

@@ -26,10 +26,11 @@ import time
 from nnet3py import log
 from nnet3py.driver import averaging, minibatch_size, mix_up, optimizer_states, prior_scale, realignment
 from nnet3py.driver.averaging import Averaging
+from nnet3py.driver.data_used import read_data_used
 from nnet3py.driver.diagnostics import read_training_objective, select_models
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.dropout_schedule import parse_dropout_schedules
-from nnet3py.driver.engine import Engine, pipe, require_plain_path
+from nnet3py.driver.engine import Engine, check_paths, pipe
 from nnet3py.driver.experiment import copy_atomically, digest, termination_interrupts
 from nnet3py.driver.faults import FaultRecord, fault_report
 from nnet3py.driver.final_model import FinalModel
@@ -39,16 +40,18 @@ from nnet3py.driver.optimizer_states import OptimizerStates
 from nnet3py.driver.options import TrainingOptions, affecting_model
 from nnet3py.driver.preparation import Egs, Preparation
 from nnet3py.driver.progress_line import ProgressLine
-from nnet3py.driver.report import accuracy_report, read_progress, write_progress
+from nnet3py.driver.report import accuracy_report, data_report, read_progress, write_progress
 from nnet3py.driver.schedule import Iteration, Schedule, shard_expressions
 from nnet3py.driver.shard_jobs import LOG_BYTES, ShardJobs
 from nnet3py.driver.shrink_and_fix import ShrinkAndFix
 from nnet3py.driver.space import free_bytes, require_space
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.driver.starting_model import StartingModel
+from nnet3py.egs.merge import MinibatchSizes
 from nnet3py.errors import UserError
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import read_text, write_text
 
+_ALIGNMENT_DIGESTS = {f"--ali-dir {name}": name for name in ("tree", "phones.txt", "num_pdfs")}
 _DIAGNOSTIC_LOG = re.compile(rf"compute_prob_(?:{'|'.join(DIAGNOSTIC_SETS)})\.(\d+|final)\.log")
 
 
@@ -79,16 +82,16 @@ def train(options: TrainingOptions, *, get_egs: str, align: str) -> None:
 
 
 def _check(options: TrainingOptions) -> None:
-    for name, value in (("--dir", options.dir), ("--ali-dir", options.ali_dir)):
+    check_paths(options)
+    needed = [("--dir", options.dir), ("--ali-dir", options.ali_dir)]
+    needed += [("--egs.dir", options.egs_dir)] if options.egs_dir else []
+    for name, value in needed:
         if not value:
             raise UserError(f"Option {name} is needed.")
         if not os.path.isdir(value):
             raise UserError(f"{name} {value} is not a directory.")
-        require_plain_path(name, value)
     if not options.egs_dir and not options.feat_dir:
         raise UserError("Option --feat-dir is needed to make examples; or give --egs.dir.")
-    if options.egs_dir:
-        require_plain_path("--egs.dir", options.egs_dir)
     if options.input_model and not os.path.isfile(options.input_model):
         raise UserError(f"--trainer.input-model {options.input_model} does not exist.")
     if options.reporting_email:
@@ -155,7 +158,7 @@ class _Training(Stage):
 
     def run(self) -> None:
         os.makedirs(self.experiment.path("log"), exist_ok=True)
-        made_with = {**affecting_model(self.options), **self._config_digests(), **self.realignment.record()}
+        made_with = {**affecting_model(self.options), **self._digests(), **self.realignment.record()}
         self._compare_record("train_options.json", made_with)
         if self.options.stage is not None and self.options.stage < 0:
             self._forget_preparation(self.options.stage)
@@ -170,9 +173,11 @@ class _Training(Stage):
         try:
             preparation = self.preparation
             preparation.copy_alignment_files()
+            preparation.check_inputs()
             context = preparation.context()
             preparation.make_egs(context)
             egs = preparation.read_egs(context)
+            self._require_full_minibatches(egs)
             schedule = _schedule(self.options, egs.num_archives, len(self.layers) + 1)
             realignment.realigned_iterations(self.options, schedule)  # what can be refused before anything is trained
             self._compare_record("train_examples.json", _info_files(egs.folder))
@@ -211,6 +216,7 @@ class _Training(Stage):
         begun = self.experiment.last_model() is not None or any(self.experiment.has(name) for name in made)
         forced = self.options.stage is not None or not begun
         defaults = {key: value for key, value in affecting_model(TrainingOptions()).items() if key in values}
+        defaults |= {key: values[key] for key in _ALIGNMENT_DIGESTS if key in values}  # older records have none
         changed = self.experiment.record(name, values, force=forced, defaults=defaults)
         if not changed:
             return
@@ -225,10 +231,28 @@ class _Training(Stage):
             "--dir, or give --stage to start again from there (-5 from the beginning) with what is given now."
         )
 
-    def _config_digests(self) -> dict[str, object]:
+    def _digests(self) -> dict[str, object]:
         names = ["init.config", "final.config", "layer1.config", "vars"]
         names += [os.path.basename(path) for path in self.layers]
-        return {f"configs/{name}": digest(self.experiment.path(f"configs/{name}")) for name in names}
+        configs = {f"configs/{name}": digest(self.experiment.path(f"configs/{name}")) for name in names}
+        return {
+            **configs,
+            **{key: digest(f"{self.options.ali_dir}/{name}") for key, name in _ALIGNMENT_DIGESTS.items()},
+        }
+
+    def _require_full_minibatches(self, egs: Egs) -> None:
+        """Refuse a minibatch size that no archive has enough examples for: nothing would be trained on.
+
+        Raises:
+            UserError: the smallest minibatch is larger than an archive.
+        """
+        size, examples = self.options.minibatch_size, egs.egs_per_archive
+        most = 2 * examples + 1  # where short utterances' examples overlap, there are more than frames would tell
+        if MinibatchSizes.parse(size).of_rest(egs.frames_per_eg, most) == 0:
+            raise UserError(
+                f"An archive of {egs.folder} has about {examples} examples, too few for the smallest minibatch that "
+                f"--trainer.optimization.minibatch-size={size} allows: give 1:{max(1, examples)}, say."
+            )
 
     def _layers(self) -> list[str]:
         """The configurations of the layers to add, the first of them layer 2."""
@@ -428,7 +452,8 @@ class _Training(Stage):
         final.compute_priors(egs)
         rows.append(diagnostics.row("final", looking, math.nan, rows))
         diagnostics.write(rows)
-        report = accuracy_report(rows, fault_report(self.faults.rows()))
+        parts = [data_report(read_data_used(self.options.dir)), fault_report(self.faults.rows())]
+        report = accuracy_report(rows, parts)
         write_text(self.experiment.path("accuracy.report"), report)
         final.put_priors(self.realignment.ali_dir(realignment.labels_of(self.options, schedule, last)))
         line.stage(
@@ -467,6 +492,5 @@ def _info_files(folder: str) -> dict[str, object]:
     """What <egs>/info says, as file: text."""
     out: dict[str, object] = {}
     for name in sorted(os.listdir(f"{folder}/info")):
-        with open(f"{folder}/info/{name}", encoding="utf-8") as file:
-            out[f"{folder}/info/{name}"] = file.read().strip()
+        out[f"{folder}/info/{name}"] = read_text(f"{folder}/info/{name}").strip()
     return out

@@ -257,7 +257,7 @@ def _refused(train: Path, lang: Path, folder: Path, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cmvn.scp", None, "train/cmvn.scp, found no such file: compute features and their statistics first"),
+        ("cmvn.scp", None, "train/cmvn.scp, which the normalisation '' (--cmvn-opts; means, by default) needs"),
         ("text", "george-0-0 oh\n", "Utterance george-0-0: the word 'oh' is not in"),
         ("text", "nobody zero\n", "There are no utterances to align"),
         ("text", "", "text is empty"),
