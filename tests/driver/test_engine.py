@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import time
@@ -313,3 +314,25 @@ def test_jobs_that_always_hang_come_to_an_end(folder: Path) -> None:
 def test_numbers_fall_into_runs() -> None:
     assert consecutive([1, 2, 4, 6, 7, 8]) == [[1, 2], [4], [6, 7, 8]]
     assert consecutive([None]) == [[None]]
+
+
+COUNTS_CALLS = """\
+#!/usr/bin/env bash
+echo +1 >> calls
+job=${1#*:}; log=${2//JOB/$job}; shift 2
+{ "$@"; echo "# Ended (code $?) at $(date), elapsed time 0 seconds"; } > $log 2>&1
+echo -1 >> calls
+"""
+
+
+def test_however_many_stretches_of_jobs_are_left_few_calls_run_side_by_side(folder: Path) -> None:
+    path = folder / "my-queue.pl"
+    path.write_text(COUNTS_CALLS)
+    path.chmod(0o755)
+    odd = list(range(1, 160, 2))
+    with Engine("./my-queue.pl") as engine:
+        engine.run("log/x.JOB.log", ["sleep", "0.2"], what="Training", jobs=odd)
+    assert [job for job in range(1, 161) if log_file.status(f"log/x.{job}.log") == 0] == odd
+    running = list(itertools.accumulate(map(int, (folder / "calls").read_text().split())))
+    assert len(running) == 2 * len(odd)
+    assert 2 < max(running) <= 32

@@ -187,3 +187,12 @@ def test_text_and_back(data: Path) -> None:
          "nnet-copy-egs ark,t:text ark,t:text2", data)  # fmt: skip
     assert (data / "text").read_bytes() == (data / "text2").read_bytes()
     assert (data / "text").read_text().startswith("u0-")
+
+
+def test_more_outputs_than_files_may_be_open_raise_the_limit_as_far_as_it_goes(data: Path) -> None:
+    outputs = " ".join(f"ark,scp:o.{number}.ark,o.{number}.scp" for number in range(1, 41))
+    _run(f"{CUT} ark:feats ark:post ark:egs; ulimit -Sn 40 && nnet-copy-egs ark:egs {outputs}", data)
+    assert len(list(data.glob("o.*.ark"))) == 40
+    errors = _run(f"ulimit -n 40 && nnet-copy-egs ark:egs {outputs.replace('o.', 'p.')}", data, status=1)
+    assert "Too many open files" in errors
+    assert not list(data.glob("p.*"))

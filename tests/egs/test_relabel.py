@@ -203,3 +203,13 @@ def test_an_error_names_the_example(folder: Path) -> None:
     write_alignment(folder / "short", {key: np.zeros(3, np.int32) for key in LENGTHS})
     log = run(folder, "nnet-relabel-egs", "ark:short", "ark:egs", "ark:relabelled", status=1)
     assert f"Cannot relabel the example '{first}' of ark:egs" in log
+
+
+def test_any_number_of_tables_is_relabelled_with_few_open_files(folder: Path) -> None:
+    cut(folder, "old", "egs")
+    run(folder, "nnet-relabel-egs", "ark:new", "ark:egs", "ark:one")
+    targets = [f"ark:{number}.relabelled" for number in range(1, 101)]
+    words = ["nnet-relabel-egs", "ark:new", *["ark:egs"] * 100, *targets]
+    run(folder, "bash", "-c", 'ulimit -n 32 && exec "$@"', "bash", *words)
+    assert {path.read_bytes() for path in folder.glob("*.relabelled")} == {(folder / "one").read_bytes()}
+    assert len(list(folder.glob("*.relabelled"))) == 100

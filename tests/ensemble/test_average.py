@@ -109,3 +109,32 @@ def test_memory_does_not_grow_with_the_number_of_models(tmp_path: Path) -> None:
         assert ended.returncode == 0, ended.stderr
         peaks.append(int(ended.stdout))  # KiB
     assert peaks[1] - peaks[0] < 10_000
+
+
+def test_thousands_of_models_with_long_names_need_few_open_files_and_the_memory_of_two(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 40)
+    folder.mkdir()
+    (source,) = _models(folder, 1, dim=600)
+    count = 2000
+    for number in range(1, count):
+        (folder / f"{number}.raw").hardlink_to(source)
+    names = [str(folder / f"{number}.raw") for number in range(count)]
+    peaks = {}
+    for some in (2, count):
+        peak, out = tmp_path / f"peak.{some}", tmp_path / f"average.{some}.raw"
+        script = (
+            "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
+            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            f"finally: open({str(peak)!r}, 'w').write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))"
+        )
+        program = str(Path(__file__).parents[2] / "bin/nnet-average")
+        words = [sys.executable, "-c", script, program, *names[:some], str(out)]
+        limited = ["bash", "-c", 'ulimit -n 64 && exec "$@"', "bash", *words]
+        done = subprocess.run(limited, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        peaks[some] = int(peak.read_text())
+    assert sum(map(len, names)) > 2 * 128 * 1024
+    assert peaks[count] < 1.2 * peaks[2]
+    found, expected = (read_network(name).components["affine"].parameters() for name in (str(out), source))
+    for field, array in found.items():
+        np.testing.assert_allclose(array, expected[field], atol=1e-4)

@@ -358,3 +358,19 @@ def test_help_answers_at_once(tmp_path: Path) -> None:
     done = run_local("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "--time-limit" in done.stdout
+
+
+def test_more_jobs_at_once_than_files_may_be_open_all_run(tmp_path: Path) -> None:
+    words = "ulimit -n 48 && run-local --max-jobs-run 100 JOB=1:60 log/x.JOB.log sleep 0.1"
+    done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "log").iterdir())) == 60
+
+
+@pytest.mark.slow
+def test_thousands_of_jobs_run_in_one_call(tmp_path: Path) -> None:
+    words = "ulimit -n 64 && run-local JOB=1:1500 log/x.JOB.log exit '$((JOB%1000==7))'"
+    done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "2 of 1500 jobs failed (7, 1007)" in done.stderr
+    assert len(list((tmp_path / "log").iterdir())) == 1500

@@ -440,3 +440,15 @@ def test_help_answers(tmp_path: Path) -> None:
     done = subprocess.run(["run-ssh", "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0
     assert "--hosts-file" in done.stdout
+
+
+@pytest.mark.slow
+def test_more_slots_than_files_may_be_open_run_all_jobs(tmp_path: Path) -> None:
+    (tmp_path / "ssh").write_text('#!/bin/bash\nexec bash -c "${@: -1}"\n')  # every host is this machine
+    (tmp_path / "ssh").chmod(0o755)
+    hosts = " ".join(f"{name}:4" for name in "abcdefghij")
+    words = ["run-ssh", "--ssh", f"{tmp_path}/ssh", "--hosts", hosts, "JOB=1:40", "log/x.JOB.log", "sleep", "2"]
+    limited = ["bash", "-c", 'ulimit -n 62 && exec "$@"', "bash", *words]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert all(log_file.status(str(tmp_path / f"log/x.{job}.log")) == 0 for job in range(1, 41))

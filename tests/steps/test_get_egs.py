@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import resource
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 from leftovers import leave_unfinished, still_there
 from tiny_corpus import make_corpus
+
+from nnet3py.tables.holders import INT_VECTOR
+from nnet3py.tables.table import SequentialReader
 
 STEPS = Path(__file__).resolve().parents[2] / "steps"
 
@@ -143,3 +147,26 @@ def test_too_large_a_subset_is_refused(corpus: Path) -> None:
     done = get_egs(corpus, "--num-utts-subset=3")
     assert done.returncode == 1
     assert "--num-utts-subset" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_thousand_alignment_archives_with_long_paths_make_the_examples_that_one_makes(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 50)
+    folder.mkdir()
+    make_corpus(folder, utterances=1000, frames=6)
+    assert len(str(folder / "ali/ali.1.gz")) > 200
+    with SequentialReader(f"scp:{folder}/ali/ali.scp", INT_VECTOR) as reader:
+        for number, (key, labels) in enumerate(reader, 1):
+            text = f"{key} {' '.join(map(str, labels))}\n"
+            (folder / f"ali/ali.{number}.gz").write_bytes(gzip.compress(text.encode(), 1))
+    made = []
+    for hidden in ("ali.scp", "ali.1.gz"):
+        words = [str(STEPS / "get_egs.py"), "--nj=3", "--left-context=1", "--right-context=1"]
+        (folder / "ali" / hidden).rename(folder / "hidden")
+        done = subprocess.run(
+            [*words, *(str(folder / name) for name in ("data", "ali", "egs"))], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / "hidden").rename(folder / "ali" / hidden)
+        made.append((folder / "egs/egs.1.ark").read_bytes())
+    assert made[0] == made[1]

@@ -82,3 +82,15 @@ def test_bad_input_is_one_error_line_and_no_output(command: str, folder: Path) -
     assert done.returncode == 1
     assert done.stderr.count("ERROR (") == 1, done.stderr
     assert not (folder / "out").exists()
+
+
+def test_thousands_of_files_named_by_a_script_have_the_sum_of_files_named_one_by_one(folder: Path) -> None:
+    assert run("matrix-sum-rows ark:m.ark ark:- | vector-sum ark:- part.vec", folder).returncode == 0
+    done = run(
+        "for n in $(seq 2000); do ln part.vec $n.vec && echo $n $n.vec; done > parts.scp && ulimit -n 64 && "
+        "vector-sum scp:parts.scp table.vec && vector-sum $(seq -f %.0f.vec 2000) files.vec",
+        folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "table.vec").read_bytes() == (folder / "files.vec").read_bytes()
+    np.testing.assert_allclose(vector(folder / "table.vec"), 2000 * vector(folder / "part.vec"), rtol=1e-6)
