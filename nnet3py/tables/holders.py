@@ -35,7 +35,7 @@ from nnet3py.tables.general_matrix import GeneralMatrix, read_general_matrix, to
 from nnet3py.tables.matrix import read_matrix, read_vector, write_matrix, write_vector
 from nnet3py.tables.posterior import Posterior, read_posterior, write_posterior
 from nnet3py.tables.streams import Sink, Source
-from nnet3py.tables.wave import Wave, read_wave, write_wave
+from nnet3py.tables.wave import Wave, WaveLength, read_wave, read_wave_length, write_wave
 
 T = TypeVar("T")
 
@@ -339,6 +339,15 @@ class _WaveHolder(Holder[Wave]):
         write_wave(sink, value)
 
 
+class _WaveLengthHolder(Holder[WaveLength]):
+    """Recordings of which only the length is wanted; they cannot be written."""
+
+    name = "recordings"
+
+    def read(self, source: Source) -> WaveLength:
+        return read_wave_length(source)
+
+
 MATRIX = _MatrixHolder("matrices", read_matrix, write_matrix)
 VECTOR = _VectorHolder("vectors", read_vector, write_vector)
 GENERAL_MATRIX = _GeneralMatrixHolder("matrices", read_general_matrix, write_general_matrix)
@@ -352,3 +361,4 @@ INT_VECTOR = _IntVectorHolder()
 TOKEN = _TokenHolder()
 TOKEN_VECTOR = _TokenVectorHolder()
 WAVE = _WaveHolder()
+WAVE_LENGTH = _WaveLengthHolder()

@@ -146,6 +146,24 @@ class Source:
         size = min(size, self._fill(size))
         return self.read(size)
 
+    def skip(self, size: int) -> int:
+        """Pass over ``size`` bytes without keeping them; returns how many there were, fewer only at the end."""
+        passed = min(size, len(self._buffer) - self._position)
+        self._position += passed
+        if passed < size and self._size is not None:  # the buffer is used up
+            try:
+                further = max(0, min(size - passed, self._size - self._raw.tell()))
+                self._raw.seek(further, os.SEEK_CUR)
+            except OSError as problem:
+                raise self.error(f"cannot read: {reason(problem)}.") from problem
+            self._base += self._position + further
+            self._buffer = b""
+            self._position = 0
+            return passed + further
+        while passed < size and (piece := self.read_some(min(size - passed, _LARGEST_PIECE))):
+            passed += len(piece)
+        return passed
+
     def read_array(self, dtype: Any, count: int) -> NDArray[Any]:
         """``count`` numbers of a NumPy type as they lie in memory; the array can be written to."""
         kind = np.dtype(dtype)

@@ -511,6 +511,7 @@ class _ScriptTable(Generic[T]):
         self._values = _ScriptValues(holder)
         self._permissive = "p" in specifier.options
         self._current: tuple[str, T] | None = None
+        self._absent: set[str] = set()
         self.places: dict[str, str] = {}
         for number, (key, place) in enumerate(read_script(specifier.path), 1):
             if key in self.places:
@@ -518,7 +519,7 @@ class _ScriptTable(Generic[T]):
             self.places[key] = place
 
     def find(self, key: str) -> tuple[T] | None:
-        if key not in self.places:
+        if key not in self.places or key in self._absent:
             return None
         if self._current is None or self._current[0] != key:
             try:
@@ -528,6 +529,7 @@ class _ScriptTable(Generic[T]):
                 if not self._permissive:
                     raise
                 log.warning(f"{problem} The key counts as absent (option p).")
+                self._absent.add(key)
                 return None
         return (self._current[1],)
 

@@ -1,7 +1,8 @@
 """Recordings: WAV files with 16-bit samples.
 
 The standard library's ``wave`` module is not used, because it cannot read the files that programs write into a pipe,
-whose header says 0 or the largest number for a length that was not known yet.
+whose header says 0 or the largest number for a length that was not known yet. :mod:`nnet3py.tables.riff` has what else
+is met around the samples.
 
 Source: Kaldi src/feat/wave-reader.cc.
 """
@@ -15,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnet3py.errors import UserError
-from nnet3py.tables.basic_types import shown
+from nnet3py.tables.riff import finish_wave, read_wave_header, refuse_another_recording
 from nnet3py.tables.streams import Sink, Source
 
 _PCM = 1
-_EXTENSIBLE = 0xFFFE
-_PCM_SUBFORMAT = bytes.fromhex("0100000000001000800000aa00389b71")
-_UNKNOWN_LENGTHS = (0, 0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF)
 _PIECE = 1 << 20
+_OVERLAP = 16
+
+
+def _seconds(samples: int, rate: float) -> float:
+    return float(np.float32(samples) / np.float32(rate))
 
 
 @dataclass
@@ -39,93 +42,71 @@ class Wave:
 
     @property
     def duration(self) -> float:
-        """Seconds."""
-        return self.samples.shape[1] / self.sample_rate
+        """Seconds, in single precision as in Kaldi."""
+        return _seconds(self.samples.shape[1], self.sample_rate)
 
 
-@dataclass
-class _Format:
-    order: str  # "<" or ">", as struct and NumPy have it
-    channels: int
-    rate: int
+@dataclass(frozen=True)
+class WaveLength:
+    """How long a recording is.
+
+    Attributes:
+        sample_rate: samples a second.
+        samples: how many, of one channel.
+    """
+
+    sample_rate: float
+    samples: int
+
+    @property
+    def duration(self) -> float:
+        """Seconds, in single precision as in Kaldi."""
+        return _seconds(self.samples, self.sample_rate)
 
 
 def read_wave(source: Source) -> Wave:
-    """A WAV file, from ``RIFF`` to the end of its samples.
+    """A WAV file, from ``RIFF`` to the end of its last chunk.
 
     Where the header does not know the length, as when a program wrote it into a pipe, the samples go on to the end of
-    the data.
+    the data. Where it says more than there is, what there is is used and a warning printed, as by Kaldi.
 
     Raises:
-        UserError: it is not a WAV file, its samples are not 16-bit integers, it has none, or it ends too early.
+        UserError: it is not a WAV file, its samples are not 16-bit integers, it has none, or its header is cut off.
     """
+    header = read_wave_header(source)
     place = source.tell()
-    tag = source.read_some(4)
-    if tag not in (b"RIFF", b"RIFX"):
-        raise source.error(f"expected a WAV file, which starts with RIFF, found {shown(tag)}.", place)
-    order = "<" if tag == b"RIFF" else ">"
-    total = _uint32(source, order)
-    if source.read(4) != b"WAVE":
-        raise source.error('expected "WAVE" after RIFF and its length.', place)
-    _find_chunk(source, b"fmt ", order)
-    layout = _read_format(source, order)
-    _find_chunk(source, b"data", order)
-    length = _uint32(source, order)
-    unknown = length in _UNKNOWN_LENGTHS or total in (0, 0xFFFFFFFF)
-    data = _read_to_the_end(source) if unknown else source.read(length)
-    frame = 2 * layout.channels
-    if len(data) < frame:
-        raise source.error("the recording has no samples.", place)
-    numbers = np.frombuffer(data[: len(data) // frame * frame], f"{order}i2")
-    samples = np.ascontiguousarray(numbers.reshape(-1, layout.channels).T, np.float32)
-    return Wave(float(layout.rate), samples)
+    data = bytearray()
+    while header.length is None or len(data) < header.length:
+        piece = source.read_some(_PIECE if header.length is None else min(_PIECE, header.length - len(data)))
+        if not piece:
+            break
+        data += piece
+    if header.length is None:
+        refuse_another_recording(source, data, place)
+    finish_wave(source, header, len(data))
+    numbers = np.frombuffer(data, f"{header.order}i2", len(data) // header.frame * header.channels)
+    samples = np.ascontiguousarray(numbers.reshape(-1, header.channels).T, np.float32)
+    return Wave(float(header.sample_rate), samples)
 
 
-def _uint32(source: Source, order: str) -> int:
-    return int(struct.unpack(order + "I", source.read(4))[0])
+def read_wave_length(source: Source) -> WaveLength:
+    """How long a WAV file is, without keeping its samples; a file's are not even read.
 
+    It is the length of what :func:`read_wave` would return, also where the header does not know it or says too much.
 
-def _read_to_the_end(source: Source) -> bytes:
-    pieces = []
-    while piece := source.read_some(_PIECE):
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _find_chunk(source: Source, wanted: bytes, order: str) -> None:
-    """Pass over other chunks, such as JUNK, LIST and fact; stands after the wanted one's tag."""
-    while True:
-        place = source.tell()
-        tag = source.read_some(4)
-        if tag == wanted:
-            return
-        if len(tag) < 4 or not all(32 <= byte < 127 for byte in tag):
-            raise source.error(f"expected the part {wanted.decode()!r} of a WAV file, found {shown(tag)}.", place)
-        left = _uint32(source, order)
-        while left > 0:
-            piece = source.read(min(left, _PIECE))
-            left -= len(piece)
-
-
-def _read_format(source: Source, order: str) -> _Format:
-    place = source.tell()
-    size = _uint32(source, order)
-    if not 16 <= size <= 1 << 16:
-        raise source.error(f"expected a WAV file's format in 16 to 40 bytes, found {size}.", place)
-    data = source.read(size)
-    code, channels, rate, byte_rate, block, bits = struct.unpack(order + "HHIIHH", data[:16])
-    pcm = code == _PCM or (code == _EXTENSIBLE and order == "<" and data[24:40] == _PCM_SUBFORMAT)
-    if not pcm or bits != 16:
-        raise source.error(
-            f"expected 16-bit PCM samples, found format {code} with {bits} bits. Convert the file.", place
-        )
-    if channels == 0 or rate == 0 or block != 2 * channels or byte_rate != rate * block:
-        raise source.error(
-            f"the header contradicts itself: {channels} channels, {rate} samples a second, {block} bytes a sample of "
-            f"all channels, {byte_rate} bytes a second.",
-            place,
-        )
-    return _Format(order, channels, rate)
+    Raises:
+        UserError: as for :func:`read_wave`.
+    """
+    header = read_wave_header(source)
+    if header.length is not None:
+        found = source.skip(header.length)
+    else:
+        place, found, end = source.tell(), 0, b""
+        while piece := source.read_some(_PIECE):
+            refuse_another_recording(source, end + piece, place)
+            found, end = found + len(piece), piece[-_OVERLAP:]
+    finish_wave(source, header, found)
+    return WaveLength(float(header.sample_rate), found // header.frame)
 
 
 def write_wave(sink: Sink, wave: Wave) -> None:
@@ -136,9 +117,11 @@ def write_wave(sink: Sink, wave: Wave) -> None:
     """
     channels, count = wave.samples.shape
     size = 2 * channels * count
-    if not size or size > 0xFFFFFFFF - 36:
-        raise UserError(f"Cannot write a WAV file of {channels} channels with {count} samples to {sink.name}.")
     rate = int(wave.sample_rate)
+    if not size or size > 0xFFFFFFFF - 36 or channels > 0x7FFF or not 0 < 2 * channels * rate <= 0xFFFFFFFF:
+        raise UserError(
+            f"Cannot write a WAV file of {channels} channels with {count} samples, {rate} a second, to {sink.name}."
+        )
     head = struct.pack(
         "<4sI4s4sIHHIIHH4sI",
         *(b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, _PCM, channels, rate),

@@ -1,4 +1,4 @@
-"""MFCCs of the recordings that Kaldi made its MFCCs of."""
+"""Recordings, their segments and features beside those that Kaldi made."""
 
 from __future__ import annotations
 
@@ -51,3 +51,47 @@ def _mfccs(seed: int) -> dict[str, np.ndarray[Any, Any]]:
     done = subprocess.run(command.split(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return dict(SequentialReader("ark:mfcc.ark", MATRIX))
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("wav-to-duration scp:wav.scp ark,t:", "durations.txt"),
+        ("wav-to-duration --read-entire-file=true scp:wav_pipe.scp ark,t:", "durations_pipe.txt"),
+        ("wav-copy scp:wav_pipe.scp ark:", "wav_copy.ark"),
+        ("wav-copy scp:stereo.scp ark:", "stereo.ark"),
+        ("extract-segments scp:wav.scp segments ark:", "segments.ark"),
+        (
+            "extract-segments --min-segment-length=0.01 --max-overshoot=1.0 scp:wav.scp segments ark:",
+            "segments_loose.ark",
+        ),
+        ("extract-segments scp:stereo.scp segments_channel ark:", "segments_channel.ark"),
+    ],
+)
+def test_recordings_and_their_segments_are_kaldis_byte_for_byte(
+    command: str, name: str, kaldi_reference: Path, tmp_path: Path
+) -> None:
+    folder = kaldi_reference / "features"
+    done = subprocess.run(f"{command}{tmp_path / name}".split(), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / name).read_bytes() == (folder / "out" / name).read_bytes()
+    if name == "segments.ark":
+        counted = (folder / "out" / "extract_segments.log").read_text().splitlines()[-1].split(") ")[1].strip()
+        assert counted in done.stderr
+        assert done.stderr.count("WARNING") == 5
+
+
+def test_features_of_copied_recordings_are_kaldis(kaldi_reference: Path, tmp_path: Path) -> None:
+    pytest.importorskip("kaldi_native_fbank", reason="kaldi-native-fbank is not installed; features need it")
+    folder = kaldi_reference / "features"
+    command = "compute-mfcc-feats --sample-frequency=8000 --use-energy=false --dither=0"
+    for recordings, target in (("scp:wav.scp", "whole"), ("ark:wav-copy scp:wav.scp ark:- |", "copied")):
+        words = [*command.split(), recordings, f"ark:{tmp_path / target}.ark"]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "whole.ark").read_bytes() == (tmp_path / "copied.ark").read_bytes()
+    found = dict(SequentialReader(f"ark:{tmp_path / 'copied.ark'}", MATRIX))
+    expected = dict(SequentialReader(f"ark:{folder / 'out' / 'mfcc.ark'}", MATRIX))
+    assert list(found) == list(expected)
+    for key, matrix in expected.items():
+        assert np.linalg.norm(found[key] - matrix) < 1e-4 * np.linalg.norm(matrix)
