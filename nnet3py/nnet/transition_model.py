@@ -315,7 +315,10 @@ def _read_tuples(source: Source, binary: bool) -> Array:
         values = np.array([[read_int(source, False) for _ in range(width)] for _ in range(count)], np.int32).reshape(
             count, width
         )
-    expect_token(source, binary, token.replace("<", "</"))
+    place = source.tell()
+    token = read_token(source, binary)
+    if token not in ("</Tuples>", "</Triples>"):
+        raise source.error(f"expected </Tuples> or </Triples>, found {token[:60]!r}.", place)
     return np.ascontiguousarray(values[:, [0, 1, 2, 2]] if width == 3 else values, np.int32)
 
 
