@@ -32,9 +32,7 @@ class Nonlinear(DeviceComponent):
         self.counters = ops.upload(
             np.array([count, oderiv_count, host.num_dims_self_repaired, host.num_dims_processed])
         )
-        self.sums = {
-            name: ops.upload(array if known[name] else np.zeros(host.dim)) for name, array in sums.items()
-        }
+        self.sums = {name: ops.upload(array if known[name] else np.zeros(host.dim)) for name, array in sums.items()}
 
     def give_back(self) -> None:
         host = self.host

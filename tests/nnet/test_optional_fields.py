@@ -612,7 +612,7 @@ COMMANDS = {
     "nnet-compute": "nnet-compute old.raw ark:feats.ark ark,t:-",
     "nnet-compute-prob": "nnet-compute-prob old.raw ark:egs.ark",
     "nnet-compute-from-egs": "nnet-compute-from-egs old.raw ark:egs.ark ark,t:-",
-    "nnet-train-shard": "nnet-train-shard --zero-component-stats=false old.raw ark:egs.ark out.raw && nnet-info out.raw",
+    "nnet-train-shard": "nnet-train-shard --zero-component-stats=false old.raw ark:egs.ark out.raw",
     "nnet-combine": "nnet-combine new.raw old.raw ark:egs.ark out.raw",
     "nnet-combine-fast": "nnet-combine-fast --num-lbfgs-iters=2 old.raw new.raw ark:egs.ark out.raw",
     "nnet-shrink": "nnet-shrink --num-bfgs-iters=2 old.raw ark:egs.ark out.raw",
