@@ -91,8 +91,6 @@ class BatchNormComponent(Component):
             raise UserError(f"{self.type_name}: dimension {self.dim} and block dimension {self.block_dim} do not fit.")
         if not (self.epsilon > 0.0 and self.target_rms > 0.0):
             raise UserError(f"{self.type_name}: epsilon and target rms must be above zero.")
-        if self.count == 0.0 and not self.stats_sum.size and not self.stats_sumsq.size:
-            self.stats_sum, self.stats_sumsq = np.zeros(self.block_dim), np.zeros(self.block_dim)
         if len(self.stats_sum) != self.block_dim or len(self.stats_sumsq) != self.block_dim:
             raise UserError(
                 f"{self.type_name}: expected statistics of dimension {self.block_dim}, found {len(self.stats_sum)} and "

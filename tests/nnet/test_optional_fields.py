@@ -78,7 +78,7 @@ OPTIONAL: dict[str, Groups] = {
     "NaturalGradientAffineComponent": (*_UPDATABLE, ("<OrthonormalConstraint>",)),
     "NaturalGradientPerElementScaleComponent": _UPDATABLE,
     "NaturalGradientRepeatedAffineComponent": _UPDATABLE,
-    "NoOpComponent": (("<BackpropScale>",),),
+    "NoOpComponent": (("<BackpropScale>",),),  # in Kaldi only in the form of when it was a nonlinearity
     "NormalizeComponent": (("<BlockDim>",), ("<TargetRms>",), ("<AddLogStddev>",)),
     "PerElementOffsetComponent": (*_UPDATABLE, ("<Dim>", "<UseNaturalGradient>")),
     "PerElementScaleComponent": _UPDATABLE,
@@ -118,7 +118,7 @@ ABSENT: dict[str, Any] = {
     "<SpecAugmentMaxRegions>": 1,
     "<Continuous>": False,
     "<BackpropScale>": 1.0,
-    "<TargetRms>": 1.0,
+    "<TargetRms>": 1.0,  # Kaldi leaves it undefined; before there was the field it was 1
     "<AddLogStddev>": False,
     "<Dim>": "block_dim",  # of the PerElementOffsetComponent: the number of offsets
     "<UseNaturalGradient>": True,
@@ -570,16 +570,6 @@ def test_a_permutation_stored_as_numbers_is_rounded_and_ends_with_the_last_colum
     matrix.write_vector(Sink(memory, "memory"), numbers, True)
     basic_types.write_token(Sink(memory, "memory"), True, "</PermuteComponent>")
     assert component_of(memory.getvalue(), True).column_map == [2, 0, 1, 3]
-
-
-def test_batch_normalisation_without_statistics_has_those_of_no_frames() -> None:
-    text = (
-        b"<BatchNormComponent> <Dim> 4 <BlockDim> 2 <Epsilon> 0.001 <TargetRms> 1 <TestMode> F <Count> 0 "
-        b"<StatsMean>  [ ]\n<StatsVar>  [ ]\n</BatchNormComponent> "
-    )
-    component = component_of(text, False)
-    np.testing.assert_array_equal(component.stats_sum, np.zeros(2))
-    np.testing.assert_array_equal(component.stats_sumsq, np.zeros(2))
 
 
 def test_regions_without_a_proportion_are_not_written_for_kaldi_could_not_read_them(tmp_path: Path) -> None:
