@@ -61,8 +61,8 @@ def parameters(network: Network) -> np.ndarray:
     return np.concatenate([a.ravel() for c in network.updatable_components().values() for a in c.parameters().values()])
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
+def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60, cwd=cwd)
 
 
 def fails_with_one_error(ended: subprocess.CompletedProcess[str], *words: str) -> None:

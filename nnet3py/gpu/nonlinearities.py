@@ -22,17 +22,17 @@ class Nonlinear(DeviceComponent):
 
     def start(self) -> None:
         host, ops = self.host, self.ops
+        sums = {"value_sum": host.value_sum, "deriv_sum": host.deriv_sum, "oderiv_sumsq": host.oderiv_sumsq}
+        known = {name: len(array) == host.dim for name, array in sums.items()}
+        # Sums that an old file does not have begin anew, with their count: values and derivatives have one count.
+        if not known["value_sum"] or (self.kind is not None and not known["deriv_sum"]):
+            known["value_sum"] = known["deriv_sum"] = False
+        count = host.count if known["value_sum"] else 0.0
+        oderiv_count = host.oderiv_count if known["oderiv_sumsq"] else 0.0
         self.counters = ops.upload(
-            np.array([host.count, host.oderiv_count, host.num_dims_self_repaired, host.num_dims_processed])
+            np.array([count, oderiv_count, host.num_dims_self_repaired, host.num_dims_processed])
         )
-        self.sums = {
-            name: ops.upload(array if len(array) == host.dim else np.zeros(host.dim))
-            for name, array in (
-                ("value_sum", host.value_sum),
-                ("deriv_sum", host.deriv_sum),
-                ("oderiv_sumsq", host.oderiv_sumsq),
-            )
-        }
+        self.sums = {name: ops.upload(array if known[name] else np.zeros(host.dim)) for name, array in sums.items()}
 
     def give_back(self) -> None:
         host = self.host

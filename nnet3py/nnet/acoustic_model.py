@@ -108,6 +108,8 @@ class AcousticModel:
 def read_acoustic_model(rxfilename: str, check_finite: bool = True) -> AcousticModel:
     """The acoustic model in a file, binary or text.
 
+    Its context is worked out again, as in Kaldi, which for a while wrote a wrong one.
+
     Raises:
         UserError: the file cannot be read, or is cut off, corrupt, of another kind or has parts that do not fit.
     """
@@ -121,16 +123,17 @@ def read_acoustic_model(rxfilename: str, check_finite: bool = True) -> AcousticM
         transition_model = read_transition_model_from(source, binary)
         network = read_network_from(source, binary, check_finite)
         expect_token(source, binary, "<LeftContext>")
-        left = read_int(source, binary)
+        read_int(source, binary)
         expect_token(source, binary, "<RightContext>")
-        right = read_int(source, binary)
+        read_int(source, binary)
         expect_token(source, binary, "<Priors>")
         priors = read_vector(source, binary).astype(np.float32, copy=False)
         if not (np.isfinite(priors).all() and (priors >= 0).all()):
             raise source.error("a prior is negative or not finite.")
-        model = AcousticModel(transition_model, network, left, right, priors)
+        model = AcousticModel(transition_model, network, 0, 0, priors)
         try:
             model.check()
+            model.left_context, model.right_context = network.context()
         except UserError as problem:
             raise UserError(f"{source.name}: {problem}") from problem
         return model

@@ -69,7 +69,7 @@ class AffineComponent(UpdatableComponent):
         *UPDATABLE_FIELDS,
         Field("<LinearParams>", "linear", Kind.MATRIX, Role.PARAMETER),
         Field("<BiasParams>", "bias", Kind.VECTOR, Role.PARAMETER),
-        Field("<IsGradient>", "", Kind.BOOL, obsolete=True),
+        Field("<IsGradient>", "is_gradient", Kind.BOOL, obsolete=True),
         Field("<OrthonormalConstraint>", "orthonormal_constraint", Kind.FLOAT, default=0.0),
     )
 
@@ -146,7 +146,7 @@ class NaturalGradientAffineComponent(AffineComponent):
         Field("<NumSamplesHistory>", "num_samples_history", Kind.FLOAT),
         Field("<Alpha>", "alpha", Kind.FLOAT),
         Field("<MaxChangePerSample>", "", Kind.FLOAT, obsolete=True),
-        Field("<IsGradient>", "", Kind.BOOL, obsolete=True),
+        Field("<IsGradient>", "is_gradient", Kind.BOOL, obsolete=True),
         Field("<UpdateCount>", "", Kind.DOUBLE, obsolete=True),
         Field("<ActiveScalingCount>", "", Kind.DOUBLE, obsolete=True),
         Field("<MaxChangeScaleStats>", "", Kind.DOUBLE, obsolete=True),

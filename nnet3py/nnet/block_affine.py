@@ -55,7 +55,7 @@ class RepeatedAffineComponent(UpdatableComponent):
         Field("<NumRepeats>", "num_repeats", Kind.INT),
         Field("<LinearParams>", "linear", Kind.MATRIX, Role.PARAMETER),
         Field("<BiasParams>", "bias", Kind.VECTOR, Role.PARAMETER),
-        Field("<IsGradient>", "", Kind.BOOL, obsolete=True),
+        Field("<IsGradient>", "is_gradient", Kind.BOOL, obsolete=True),
     )
 
     num_repeats: int
@@ -140,7 +140,7 @@ class BlockAffineComponent(UpdatableComponent):
         Field("<NumBlocks>", "num_blocks", Kind.INT),
         Field("<LinearParams>", "linear", Kind.MATRIX, Role.PARAMETER),
         Field("<BiasParams>", "bias", Kind.VECTOR, Role.PARAMETER),
-        Field("<IsGradient>", "", Kind.BOOL, obsolete=True),
+        Field("<IsGradient>", "is_gradient", Kind.BOOL, obsolete=True),
     )
 
     num_blocks: int

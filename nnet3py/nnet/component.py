@@ -12,7 +12,7 @@ Activations are time-major: for ``T`` times and ``N`` sequences a float32 array 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -54,16 +54,29 @@ class Role(enum.Enum):
 
 
 @dataclass(frozen=True)
+class OldForm:
+    """Another way in which old files have a field: its token and encoding, and what makes today's value of it.
+
+    With the field's own token it is told from today's form by the first byte, which only binary files have.
+    """
+
+    token: str
+    kind: Kind
+    convert: Callable[[Any], Any] = lambda value: value
+
+
+@dataclass(frozen=True)
 class Field:
     """One stored field: its token in Kaldi's files, the attribute that holds it, its encoding and role.
 
-    A field with a ``default`` may be absent from a file and then has that value (``()``: no numbers); it is written
-    only when it differs from the default (``always`` says otherwise); ``default_from`` names the attribute whose value
-    is the default (a block-dim that is the dim unless said). ``count`` names the attribute that normalises AVERAGE, RMS
-    and VARIANCE (it may come later in the file than what it normalises: undo the normalisation when all is read; a
-    count of zero leaves the stored numbers as they are), ``mean`` the attribute with the sum whose average is the mean
-    of a VARIANCE. ``aliases`` are other tokens under which old files have the field. An ``obsolete`` field is one that
-    old files may have: it is read and dropped, never written, and has no attribute.
+    A field with a ``default`` may be absent from a file and then has that value (``()``: an array without numbers); it
+    is written only when it differs from the default (``always`` says otherwise); ``default_from`` names the attribute
+    whose value is the default (a block-dim that is the dim unless said). ``count`` names the attribute that normalises
+    AVERAGE, RMS and VARIANCE (it may come later in the file than what it normalises: undo the normalisation when all is
+    read; with a count of zero the sums are zero, whatever the file has), ``mean`` the attribute with the sum whose
+    average is the mean of a VARIANCE. ``old_forms`` are other ways in which old files have the field. An ``obsolete``
+    field is one that old files may have: it is read, never written, and dropped unless it has an attribute, which then
+    takes its value.
     """
 
     token: str
@@ -75,7 +88,7 @@ class Field:
     count: str = ""
     default_from: str = ""
     mean: str = ""
-    aliases: tuple[str, ...] = ()
+    old_forms: tuple[OldForm, ...] = ()
     obsolete: bool = False
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nnet3py.errors import UserError
-from nnet3py.nnet.component import Array, Component, Field, Kind, component_class
+from nnet3py.nnet.component import Array, Component, Field, Kind, OldForm, component_class
 from nnet3py.tables.basic_types import (
     read_bool,
     read_double,
@@ -107,31 +107,42 @@ def _in_component(problem: UserError, source: Source, name: str, type_name: str)
 
 def _read_fields(source: Source, binary: bool, cls: type[Component]) -> dict[str, Any]:
     """Values as stored, by attribute."""
-    waiting: dict[str, list[Field]] = {}
+    waiting: dict[str, list[tuple[Field, OldForm]]] = {}
     for field in cls.fields:
-        for token in (field.token, *field.aliases):
-            waiting.setdefault(token, []).append(field)
+        for form in (OldForm(field.token, field.kind), *field.old_forms):
+            waiting.setdefault(form.token, []).append((field, form))
     values: dict[str, Any] = {}
     missing = {field.attribute: field for field in cls.fields if not field.optional and field.kind is not Kind.FLAG}
-    end = f"</{cls.type_name}>"
+    start, end = f"<{cls.type_name}>", f"</{cls.type_name}>"
     while True:
         place = source.tell()
         token = read_token(source, binary)
-        if token == end:
-            break
-        if token == f"<{cls.type_name}>" and not values:
-            continue  # some old files have the opening token twice
-        fields = waiting.get(token)
-        if not fields:
+        if token == end or (token == start and values and not missing):
+            break  # some old files end with the opening token
+        if token == start and not values:
+            continue  # and some have it twice
+        if token not in waiting:
             raise source.error(f"expected {_expected(missing, end)}, found {token[:60]!r}.", place)
-        field = fields.pop(0)
-        value = _READERS[field.kind](source, binary)
-        if not field.obsolete:
+        field, form = _next_form(source, binary, waiting[token])
+        value = form.convert(_READERS[form.kind](source, binary))
+        if field.attribute:
             values[field.attribute] = value
             missing.pop(field.attribute, None)
+        if not waiting[token]:
+            del waiting[token]
     if missing:
         raise source.error(f"expected {_expected(missing, end)}, found the end of the component.", place)
     return values
+
+
+def _next_form(source: Source, binary: bool, candidates: list[tuple[Field, OldForm]]) -> tuple[Field, OldForm]:
+    """The field that the token just read stands for, and its form; it is taken from the candidates."""
+    field, form = candidates.pop(0)
+    others = [other for owner, other in candidates if owner is field]  # forms with the same token
+    del candidates[: len(others)]
+    if others and binary and source.peek(1) in (b"F", b"D"):  # not numbers of the size of integers
+        return field, others[0]
+    return field, form
 
 
 def _expected(missing: Mapping[str, Field], end: str) -> str:
@@ -152,8 +163,7 @@ def assemble(cls: type[Component], values: dict[str, Any], check_finite: bool = 
         if field.attribute in values:
             complete[field.attribute] = values[field.attribute]
         else:
-            default = complete[field.default_from] if field.default_from else field.default
-            complete.setdefault(field.attribute, False if field.kind is Kind.FLAG else default)
+            complete.setdefault(field.attribute, _value_of_absent(field, complete))
     for field in cls.fields:
         if not field.obsolete:
             value = complete[field.attribute]
@@ -162,6 +172,14 @@ def assemble(cls: type[Component], values: dict[str, Any], check_finite: bool = 
             setattr(component, field.attribute, _in_memory(field, value, complete))
     component.check()
     return component
+
+
+def _value_of_absent(field: Field, values: Mapping[str, Any]) -> Any:
+    if field.default_from:
+        return values[field.default_from]
+    if field.kind in ARRAY_KINDS:
+        return np.array(field.default, np.float32)
+    return False if field.kind is Kind.FLAG else field.default
 
 
 def is_finite(array: Array) -> bool:
@@ -195,8 +213,7 @@ def _in_memory(field: Field, value: Any, stored: Mapping[str, Any]) -> Any:
         if mean.shape != average.shape:
             raise UserError(f"{field.token} has {average.size} numbers, but the mean it belongs to {mean.size}.")
         average = average + np.square(mean)
-    count = float(stored[field.count])
-    return average * count if count != 0.0 else np.array(average)
+    return average * float(stored[field.count])
 
 
 def stored_values(component: Component) -> list[tuple[Field, Any]]:
@@ -231,8 +248,6 @@ def _normalised(component: Component, field: Field, value: Array) -> Array:
         average = np.sqrt(np.maximum(average, 0.0))
     elif field.kind is Kind.VARIANCE and count != 0.0:
         average = average - np.square(np.asarray(getattr(component, field.mean), np.float64) / scale)
-    elif field.kind is Kind.VARIANCE:
-        average = average - np.square(np.asarray(getattr(component, field.mean), np.float64))
     return average
 
 

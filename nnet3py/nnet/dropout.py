@@ -153,7 +153,13 @@ class GeneralDropoutComponent(RandomComponent):
             raise config.error("specaugment-max-proportion must be from 0 to 1")
         if component.specaugment_max_proportion > 0.0 and component.continuous:
             raise config.error("specaugment-max-proportion and continuous exclude each other")
+        component._forget_unused_regions()
         return component
+
+    def _forget_unused_regions(self) -> None:
+        """Without a proportion Kaldi writes no regions, and could not read them."""
+        if self.specaugment_max_proportion == 0.0:
+            self.specaugment_max_regions = 1
 
     @property
     def input_dim(self) -> int:
@@ -164,6 +170,7 @@ class GeneralDropoutComponent(RandomComponent):
         return self.dim
 
     def check(self) -> None:
+        self._forget_unused_regions()
         proportions = (self.proportion, self.specaugment_max_proportion)
         in_range = all(0.0 <= value <= 1.0 for value in proportions) and self.time_period >= 0
         if self.dim <= 0 or self.block_dim <= 0 or self.dim % self.block_dim or not in_range:

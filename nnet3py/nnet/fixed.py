@@ -11,7 +11,7 @@ import numpy as np
 
 from nnet3py.errors import UserError
 from nnet3py.nnet.affine import normal
-from nnet3py.nnet.component import Array, Component, Field, Kind, Layout, Phase, Random, Update
+from nnet3py.nnet.component import Array, Component, Field, Kind, Layout, OldForm, Phase, Random, Update
 from nnet3py.nnet.in_place import affine
 from nnet3py.nnet.parameter_file import read_matrix_file, read_vector_file
 from nnet3py.nnet.summary import describe_matrix, describe_vector
@@ -150,11 +150,25 @@ class FixedBiasComponent(Component):
         return super().info() + describe_vector("bias", self.bias)
 
 
+def _column_map_of_numbers(numbers: Array) -> list[int]:
+    """The map of an old binary file, which has float32 numbers, the last of them wrong: it was the last column."""
+    with np.errstate(invalid="ignore"):  # what is not a number is no column either
+        columns = (numbers[:-1] + np.float32(0.5)).astype(np.int32).tolist()
+    return [*columns, len(numbers) - 1]
+
+
 class PermuteComponent(Component):
     """Column j of the output is column ``column_map[j]`` of the input; ``column_map`` is a permutation."""
 
     type_name = "PermuteComponent"
-    fields = (Field("<ColumnMap>", "column_map", Kind.INT_VECTOR),)
+    fields = (
+        Field(
+            "<ColumnMap>",
+            "column_map",
+            Kind.INT_VECTOR,
+            old_forms=(OldForm("<ColumnMap>", Kind.VECTOR, _column_map_of_numbers),),
+        ),
+    )
 
     column_map: list[int]
 

@@ -20,7 +20,7 @@ import numpy as np
 from nnet3py.errors import UserError
 from nnet3py.kernels.switch import compiled
 from nnet3py.nnet.affine import positive_number
-from nnet3py.nnet.component import Array, Component, Field, Kind, Layout, Phase, Random, Update
+from nnet3py.nnet.component import Array, Component, Field, Kind, Layout, OldForm, Phase, Random, Update
 
 if TYPE_CHECKING:
     from nnet3py.nnet.configuration import ConfigLine
@@ -33,7 +33,7 @@ class NormalizeComponent(Component):
 
     type_name = "NormalizeComponent"
     fields = (
-        Field("<InputDim>", "dim", Kind.INT, aliases=("<Dim>",)),
+        Field("<InputDim>", "dim", Kind.INT, old_forms=(OldForm("<Dim>", Kind.INT),)),
         Field("<BlockDim>", "block_dim", Kind.INT, default_from="dim"),
         Field("<TargetRms>", "target_rms", Kind.FLOAT, default=1.0, always=True),
         Field("<AddLogStddev>", "add_log_stddev", Kind.BOOL, default=False, always=True),

@@ -44,7 +44,7 @@ class PerElementScaleComponent(UpdatableComponent):
     fields = (
         *UPDATABLE_FIELDS,
         Field("<Params>", "scales", Kind.VECTOR, Role.PARAMETER),
-        Field("<IsGradient>", "", Kind.BOOL, obsolete=True),
+        Field("<IsGradient>", "is_gradient", Kind.BOOL, obsolete=True),
     )
 
     scales: Array
@@ -138,7 +138,7 @@ class PerElementOffsetComponent(UpdatableComponent):
     fields = (
         *UPDATABLE_FIELDS,
         Field("<Offsets>", "offsets", Kind.VECTOR, Role.PARAMETER),
-        Field("<IsGradient>", "", Kind.BOOL, obsolete=True),
+        Field("<IsGradient>", "is_gradient", Kind.BOOL, obsolete=True),
         Field("<Dim>", "dim", Kind.INT, default=0, always=True),  # absent from old files: see check
         Field("<UseNaturalGradient>", "use_natural_gradient", Kind.BOOL, default=True, always=True),
     )

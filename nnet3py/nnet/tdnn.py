@@ -19,6 +19,7 @@ from nnet3py.nnet.component import (
     Kind,
     Layout,
     NaturalGradientOptions,
+    OldForm,
     Phase,
     Random,
     Role,
@@ -49,7 +50,12 @@ class TdnnComponent(UpdatableComponent):
         Field("<OrthonormalConstraint>", "orthonormal_constraint", Kind.FLOAT),
         Field("<UseNaturalGradient>", "use_natural_gradient", Kind.BOOL),
         Field("<NumSamplesHistory>", "num_samples_history", Kind.FLOAT),
-        Field("<AlphaInOut>", "alphas", Kind.FLOAT_PAIR),
+        Field(
+            "<AlphaInOut>",
+            "alphas",
+            Kind.FLOAT_PAIR,
+            old_forms=(OldForm("<Alpha>", Kind.FLOAT, lambda alpha: (alpha, alpha)),),
+        ),
         Field("<RankInOut>", "ranks", Kind.INT_PAIR),
     )
 

@@ -9,11 +9,13 @@ Source: Kaldi src/hmm/transition-model.cc and hmm-topology.cc.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
+from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array
 from nnet3py.nnet.tree import MOST_PDFS
@@ -91,8 +93,11 @@ def _check_entry(number: int, entry: list[State]) -> None:
         targets = [target for target, _ in state.transitions]
         if not targets or len(set(targets)) != len(targets) or not all(0 <= t < len(entry) for t in targets):
             raise UserError(f"{where}, state {index}: expected transitions to different states, found {targets}.")
-        if not all(0.0 < probability <= 1.0001 for _, probability in state.transitions):
-            raise UserError(f"{where}, state {index}: a transition's probability is not within 0 and 1.")
+        probabilities = [probability for _, probability in state.transitions]
+        if not all(0.0 < probability < math.inf for probability in probabilities):
+            raise UserError(f"{where}, state {index}: expected probabilities above 0, found {min(probabilities):g}.")
+        if abs(sum(probabilities) - 1.0) > 0.01:
+            log.warning(f"{where}, state {index}: the probabilities of its transitions sum to {sum(probabilities):g}.")
         if index in targets and state.self_loop_pdf_class == NO_PDF:
             raise UserError(f"{where}, state {index}: it has a self-loop but no pdf.")
         if len(entry) - 1 in targets and state.forward_pdf_class == NO_PDF:
@@ -315,7 +320,10 @@ def _read_tuples(source: Source, binary: bool) -> Array:
         values = np.array([[read_int(source, False) for _ in range(width)] for _ in range(count)], np.int32).reshape(
             count, width
         )
-    expect_token(source, binary, token.replace("<", "</"))
+    place = source.tell()
+    token = read_token(source, binary)
+    if token not in ("</Tuples>", "</Triples>"):
+        raise source.error(f"expected </Tuples> or </Triples>, found {token[:60]!r}.", place)
     return np.ascontiguousarray(values[:, [0, 1, 2, 2]] if width == 3 else values, np.int32)
 
 

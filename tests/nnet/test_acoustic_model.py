@@ -107,6 +107,26 @@ def test_what_is_written_is_read(text: str, binary: bool, tmp_path: Path) -> Non
     assert read_transition_model(path).num_pdfs == 3
 
 
+def test_pairs_of_pdfs_may_end_with_the_token_of_single_ones(tmp_path: Path) -> None:
+    (tmp_path / "chain").write_text(CHAIN.replace("</Tuples>", "</Triples>"))
+    assert read_transition_model(str(tmp_path / "chain")).tuples.tolist() == [[1, 0, 0, 1], [2, 0, 2, 1]]
+
+
+def test_a_topology_whose_probabilities_do_not_sum_to_one_is_warned_of(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trans").write_text(HMM.replace("<Transition> 2 0.25", "<Transition> 2 1.5"))
+    assert read_transition_model(str(tmp_path / "trans")).num_pdfs == 3
+    assert "state 1: the probabilities of its transitions sum to 2.25." in capfd.readouterr().err
+
+
+def test_a_wrong_context_in_the_file_is_worked_out_again(model: AcousticModel, tmp_path: Path) -> None:
+    model.left_context, model.right_context = 7, 7
+    write_acoustic_model(str(tmp_path / "wrong.mdl"), model)
+    again = read_acoustic_model(str(tmp_path / "wrong.mdl"))
+    assert (again.left_context, again.right_context) == (0, 1)
+
+
 def test_ids_that_the_model_lacks_are_refused(hmm: Path) -> None:
     transitions = read_transition_model(str(hmm))
     for bad in (0, 9, -1):
@@ -129,7 +149,7 @@ def test_the_rest_of_a_gmm_is_ignored_and_explained(hmm: Path) -> None:
         ("1 3\n", "1 2\n", "no phone 3"),
         ("<State> 1", "<State> 2", "expected state 1, found state 2"),
         ("<Transition> 2 0.25", "<Transition> 5 0.25", "transitions to different states"),
-        ("<Transition> 2 0.25", "<Transition> 2 -0.25", "not within 0 and 1"),
+        ("<Transition> 2 0.25", "<Transition> 2 -0.25", "expected probabilities above 0, found -0.25"),
         ("<State> 2 </State>", "<State> 2 <PdfClass> 2 </State>", "last state must have neither"),
         ("<Triples> 4", "<Triples> 5", "expected an integer"),
         ("<Triples> 4", "<Triples> -4", "number of tuples, found -4"),
