@@ -4,6 +4,7 @@
 class UserError(Exception):
     """Something a user can put right: a missing or corrupt file, a wrong option, dimensions that disagree.
 
-    The message is one line that says what was expected and found, where (file, key, byte or line), and what to do.
+    The message is one line that says what was expected and found, where (file, key, byte or line), and what to do;
+    further lines are what it quotes, the last lines of a job's log say (see :mod:`nnet3py.log`).
     A program prints it as ``ERROR (...)`` and exits with status 1 (see :mod:`nnet3py.program`).
     """

@@ -1,5 +1,10 @@
 """Messages on standard error in Kaldi's form: ``LOG (nnet-average[0.1.0]:main():nnet-average:31) text``.
 
+A message is one line. Where its text has more, they are what it quotes, a job's log say, and follow it as lines of
+their own, indented, so that none of them can be taken for a message. Control characters are escaped, very long lines
+lose their middle. The place that is shown is always one of this project's own code: what click, NumPy or h5py have in
+their files says nothing to a user.
+
 Source of the form: Kaldi src/base/kaldi-error.cc, ``MessageLogger::LogMessage``.
 """
 
@@ -7,11 +12,15 @@ from __future__ import annotations
 
 import os
 import sys
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TextIO
 
 from nnet3py import __version__
 
+_LONGEST_MESSAGE, _LONGEST_QUOTE = 4000, 600
+_INDENT = "    "
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 _verbose_level = 0
 _program_name = ""
 
@@ -62,30 +71,71 @@ def python_warning(
     line: str | None = None,
 ) -> None:
     """What a library warns of, NumPy of an overflow, say: to take the place of ``warnings.showwarning``."""
-    place = f"{os.path.basename(filename)}:{lineno}"
-    _write("WARNING", f"{message} ({category.__name__}).", sys._getframe(1), place=place)
+    place = f"{os.path.basename(filename)}:{lineno}" if _is_ours(filename) else ""
+    _write("WARNING", f"{message} ({category.__name__}).", _own_frame(sys._getframe(1)), place=place)
 
 
-def error(text: str, problem: BaseException | None = None) -> None:
-    """The line a program ends with; the place shown is where ``problem``, if given, was raised.
+def error(text: str, problem: BaseException | None = None, place: str = "") -> None:
+    """The message a program ends with.
 
-    Exiting is the caller's part (see :mod:`nnet3py.program`).
+    The place shown is where ``problem``, if given, was raised: the innermost that is code of this project. ``place`` is
+    shown instead if given. Exiting is the caller's part (see :mod:`nnet3py.program`).
     """
     frame, number = sys._getframe(1), None
     traceback = problem.__traceback__ if problem is not None else None
     while traceback is not None:
-        frame, number, traceback = traceback.tb_frame, traceback.tb_lineno, traceback.tb_next
-    _write("ERROR", " ".join(text.splitlines()), frame, number)
+        if _is_ours(traceback.tb_frame.f_code.co_filename):
+            frame, number = traceback.tb_frame, traceback.tb_lineno
+        traceback = traceback.tb_next
+    _write("ERROR", text, frame, number, place)
+
+
+def place_of(code: CodeType) -> str:
+    """A function as the place of a message."""
+    return f"{code.co_name}():{os.path.basename(code.co_filename)}:{code.co_firstlineno}"
+
+
+def shortened(line: str, longest: int) -> str:
+    """A line without its middle where it is longer than that."""
+    if len(line) <= longest:
+        return line
+    head = longest * 2 // 3
+    return f"{line[:head]} [...] {line[len(line) - (longest - head) :]}"
+
+
+def _escaped(line: str) -> str:
+    """Control characters that came out of a file (a hostile key, say) must not drive the user's terminal."""
+    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
+
+
+def _is_ours(filename: str) -> bool:
+    """Whether a source file is one of this project or of a recipe: none of Python's or of another package."""
+    path = os.path.abspath(filename)
+    if path.startswith(_PACKAGE):
+        return True
+    is_packaged = f"{os.sep}site-packages{os.sep}" in path or f"{os.sep}dist-packages{os.sep}" in path
+    return not (is_packaged or path.startswith(_STANDARD_LIBRARY) or filename.startswith("<"))
+
+
+def _own_frame(frame: FrameType) -> FrameType:
+    """The innermost frame of this project's code, from ``frame`` outwards."""
+    candidate: FrameType | None = frame
+    while candidate is not None and not _is_ours(candidate.f_code.co_filename):
+        candidate = candidate.f_back
+    return candidate or frame
 
 
 def _write(severity: str, text: str, frame: FrameType, number: int | None = None, place: str = "") -> None:
     code = frame.f_code
     place = place or f"{code.co_name}():{os.path.basename(code.co_filename)}:{number or frame.f_lineno}"
     name = _program_name or os.path.basename(sys.argv[0]) or "python"
-    # Control characters that came out of a file (a hostile key, say) must not drive the user's terminal.
-    text = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    first, *quoted = text.rstrip("\n").split("\n")
+    if severity in ("ERROR", "WARNING"):  # others are results, which scripts read
+        first = shortened(first, _LONGEST_MESSAGE)
+    lines = [f"{severity} ({name}[{__version__}]:{place}) {_escaped(first)}\n"]
+    lines += [f"{_INDENT}{_escaped(shortened(line, _LONGEST_QUOTE))}\n" for line in quoted]
     try:
-        sys.stderr.write(f"{severity} ({name}[{__version__}]:{place}) {text}\n")
+        sys.stderr.write("".join(lines))
         sys.stderr.flush()
     except OSError:  # standard error is closed or its disk is full: there is nobody left to tell
         pass

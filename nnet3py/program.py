@@ -4,7 +4,7 @@
 dashes and underscores in names are the same; switches take ``true`` or ``false`` and a bare ``--switch`` is true;
 ``--config=FILE`` reads options from a file, one ``--name=value`` a line, ``#`` starting a comment;
 ``--print-args=false`` stops the command line from being echoed; ``--verbose=N``; ``--help``. A
-:class:`~nnet3py.errors.UserError` becomes one ERROR line and exit status 1. SIGTERM, SIGHUP and Ctrl-C leave no
+:class:`~nnet3py.errors.UserError` becomes one ERROR message and exit status 1. SIGTERM, SIGHUP and Ctrl-C leave no
 unfinished files.
 
 Source: Kaldi src/util/parse-options.cc.
@@ -237,7 +237,8 @@ def _run(command: _KaldiCommand, function: Callable[..., int | None], args: list
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except click.UsageError as problem:
-        log.error(f"{problem.format_message()} Usage: {command.usage_line} (--help says more).", problem)
+        text = f"{problem.format_message()} Usage: {command.usage_line} (--help says more)."
+        log.error(text, place=log.place_of(function.__code__))
     except UserError as problem:
         log.error(str(problem), problem)
     except KeyboardInterrupt:

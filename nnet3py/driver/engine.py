@@ -26,6 +26,7 @@ from nnet3py.jobs.interruption import DRIVER_PID
 
 _PLAIN = re.compile(r"[\w@%+=:,./~^-]+")
 _END_SECONDS = 10.0
+_LONGEST_CAUSE = 300
 _LOOK_SECONDS, _MOST_LOOK_SECONDS = 0.5, 10.0
 _COUNTING_SLOTS = ("run-local", "run.pl", "run-ssh")
 """Engines that count slots within a call: two calls side by side would fill every core, or one GPU, twice."""
@@ -225,7 +226,7 @@ class Running:
         """Wait until every job has succeeded, starting lost ones again as often as the engine is to.
 
         Raises:
-            UserError: one has failed for good; the message has its log's name and last lines.
+            UserError: one has failed for good; the message has its log's name and what explains it there.
         """
         lost = self.lost()
         if lost:
@@ -255,19 +256,19 @@ class Running:
         return lost
 
     def explain(self, lost: Mapping[int | None, str]) -> str:
-        """What to tell about jobs that have failed for good: how many, the first one's log and its last lines."""
+        """What to tell about jobs that have failed for good: how many, and, in lines of their own, what a log says."""
         first = next(iter(lost))
         path = self._logs[first]
         if not os.path.exists(path):  # the engine itself failed: what it said is all there is
-            lines = self._said.splitlines()[-10:] or ["it said nothing."]
-            return f"{self._what}: the engine could not run it:" + "".join(f"\n    {line}" for line in lines)
+            lines = log_file.explaining(self._said.splitlines()) or ["(it said nothing)"]
+            return "\n".join([f"{self._what}: the engine could not run it:", *lines])
         count = f"{len(lost)} of {len(self._logs)} failed" if len(self._logs) > 1 else "failed"
         if self.attempts[first] > 1:
             count += f" {self.attempts[first]} times"
         if not lost[first].startswith("exit status"):
             count += f" ({lost[first]})"
-        lines = log_file.last_lines(path) or ["(the log is empty)"]
-        return f"{self._what}: {count}; the log {path} ends:" + "".join(f"\n    {line}" for line in lines)
+        lines = log_file.explanation(path) or ["(nothing)"]
+        return "\n".join([f"{self._what}: {count}; the log {path} says:", *lines])
 
     # Calls of the engine.
 
@@ -356,9 +357,8 @@ def _how_it_ended(log: str) -> str:
         return "its log does not say how it ended" if os.path.exists(log) else "it has no log"
     if status > 128 and status - 128 in set(signal.Signals):
         return f"ended by {signal.Signals(status - 128).name}"
-    lines = log_file.last_lines(log)
-    errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
-    return f"exit status {status}" + (f", {errors[-1][:300].rstrip('. ')}" if errors else "")
+    cause = log_file.cause(log)
+    return f"exit status {status}" + (f", {messages.shortened(cause, _LONGEST_CAUSE).rstrip('. ')}" if cause else "")
 
 
 def consecutive(numbers: Iterable[int | None]) -> list[list[int | None]]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 
 from nnet3py import log
 from nnet3py.errors import UserError
 
+_GPU = re.compile(r"\d+|(?:GPU|MIG)-\S+", re.ASCII)
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def visible_gpus() -> list[str] | None:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; None where that cannot be found out.
 
-    A variable that is set already is believed; as in CUDA, an entry like -1 hides itself and all after it.
+    A variable that is set already is believed, by the user or by the queue in whose job this is; as in CUDA, an entry
+    that names no GPU (-1, or Slurm's NoDevFiles) hides itself and all after it.
     """
     chosen = os.environ.get(VARIABLE)
     if chosen is not None:
         entries = [entry.strip() for entry in chosen.split(",")]
-        hidden = (position for position, entry in enumerate(entries) if not entry or entry.startswith("-"))
+        hidden = (position for position, entry in enumerate(entries) if not _GPU.fullmatch(entry))
         return entries[: next(hidden, len(entries))]
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout

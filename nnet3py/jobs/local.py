@@ -23,6 +23,8 @@ from nnet3py.errors import UserError
 from nnet3py.jobs import log_file
 from nnet3py.jobs.blas_threads import blas_threads
 from nnet3py.jobs.command_line import Invocation
+from nnet3py.jobs.cores import usable_cores
+from nnet3py.jobs.inherited import for_jobs_within
 from nnet3py.jobs.interruption import (
     DRIVER_PID,
     Terminated,
@@ -90,11 +92,10 @@ def run(invocation: Invocation) -> int:
 
 
 def slot_count(invocation: Invocation) -> int:
-    """How many jobs without GPUs run at once: what was asked for, else what the machine's cores hold."""
+    """How many jobs without GPUs run at once: what was asked for, else what the cores hold that this may use."""
     if invocation.max_jobs_run is not None:
         return invocation.max_jobs_run
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    slots = max(1, cores // invocation.num_threads)
+    slots = max(1, usable_cores() // invocation.num_threads)
     jobs = len(invocation.numbers())
     # A few more jobs than slots run together rather than leave most slots empty in a second round.
     return jobs if slots < jobs < 1.4 * slots else slots
@@ -120,7 +121,7 @@ def _start(invocation: Invocation, number: int | None, running: dict[int, _Job],
     except UserError:
         os.close(descriptor)
         raise
-    environment = {**os.environ, **blas_threads(invocation.num_threads)}
+    environment = {**for_jobs_within(os.environ), **blas_threads(invocation.num_threads)}
     environment.pop(DRIVER_PID, None)
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpus

@@ -16,6 +16,12 @@ from nnet3py.errors import UserError
 _ENDED = re.compile(rb"^# Ended \(code (\d+)(?:; signal (\d+))?\)", re.MULTILINE)
 _FINISHED = re.compile(rb"^# Finished at .* with status (\d+)()$", re.MULTILINE)  # queue.pl, slurm.pl
 _ACCOUNTING = re.compile(rb"^# Accounting: time=(\d+) ", re.MULTILINE)
+_SHOWN, _SHOWN_OF_END = 10, 3  # lines
+_LONGEST_LOG = 1 << 22  # bytes of its end that are looked at
+_TRACEBACK = "Traceback (most recent call last)"
+_ERROR = re.compile(r"(?:ERROR|ASSERTION_FAILED)\b|Traceback \(most|(?:\S*/)?(?:ba|da|k|z)?sh: (?!warning: )")
+_COMPLAINT = re.compile(r"(?!LOG|WARNING|VLOG)[\w./+-]+: (?!warning)")
+"""What programs that are not Kaldi's say in failing, ``gzip: ali.1.gz: unexpected end of file``."""
 
 
 def header(command: str, remarks: Sequence[str] = ()) -> str:
@@ -93,15 +99,76 @@ def status(path: str) -> int | None:
 
 def last_lines(path: str, count: int = 10) -> list[str]:
     """The last lines of what the job itself printed (without the lines about its end)."""
+    return _printed(path)[-count:]
+
+
+def explanation(path: str) -> list[str]:
+    """The lines of a failed job's log that say why, for a user to see; at most about ten.
+
+    The programs of a pipe write into one log, and where one fails those after it complain that their input has ended.
+    So it is the first error that explains: the lines begin with it, and with what a program like gzip had to say right
+    before it. Where there are too many after it, those in the middle are left out. A log without an error has its last
+    lines to tell.
+    """
+    return explaining(_printed(path))
+
+
+def explaining(lines: Sequence[str]) -> list[str]:
+    """Those of the lines that :func:`explanation` shows."""
+    first = _first_error(lines)
+    if first is None:
+        return list(lines[-_SHOWN:])
+    lines = lines[first:]
+    if len(lines) <= _SHOWN:
+        return list(lines)
+    head = _SHOWN - _SHOWN_OF_END
+    if lines[0].startswith(_TRACEBACK):  # its end says more than its beginning
+        end = _end_of_traceback(lines)
+        shown = [lines[0], "  [...]", *lines[end - head + 3 : end + 1]] if end > head else list(lines[: end + 1])
+        head = end + 1
+    else:
+        shown = list(lines[:head])
+    end_of_log = max(len(lines) - _SHOWN_OF_END, head)
+    return [*shown, *(["[...]"] if end_of_log > head else []), *lines[end_of_log:]]
+
+
+def cause(path: str) -> str:
+    """The one line of a failed job's log that says most: its first error, or the last line; "" of an empty log."""
+    lines = _printed(path)
+    first = _first_error(lines)
+    if first is None:
+        return lines[-1] if lines else ""
+    if lines[first].startswith(_TRACEBACK):
+        return lines[first + _end_of_traceback(lines[first:])]
+    return lines[first]
+
+
+def _printed(path: str) -> list[str]:
+    """What the job printed, in lines, without those about its beginning and end; all lines if it printed nothing."""
     try:
         with open(path, "rb") as log:
-            log.seek(max(0, os.path.getsize(path) - 65536))
-            lines = log.read().decode("utf-8", errors="replace").splitlines()
+            log.seek(max(0, os.path.getsize(path) - _LONGEST_LOG))
+            text = log.read().decode("utf-8", errors="replace")
     except OSError:
         return []
+    lines = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     while lines and lines[-1].startswith(("# Accounting:", "# Ended (", "# Finished at ")):
         lines.pop()
-    return lines[-count:]
+    start = next((number for number, line in enumerate(lines) if not line.startswith("#")), 0)
+    return lines[start:]
+
+
+def _first_error(lines: Sequence[str]) -> int | None:
+    first = next((number for number, line in enumerate(lines) if _ERROR.match(line)), None)
+    while first and _COMPLAINT.match(lines[first - 1]):
+        first -= 1
+    return first
+
+
+def _end_of_traceback(lines: Sequence[str]) -> int:
+    """The place of the line that names the exception whose traceback is at the beginning."""
+    inside = (number for number, line in enumerate(lines) if number and not line.startswith(" "))
+    return next(inside, len(lines) - 1)
 
 
 def elapsed(path: str) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nnet3py.errors import UserError
+from nnet3py.jobs.inherited import for_a_queue
 from nnet3py.jobs.interruption import DRIVER_PID
 
 _QUESTION_SECONDS = 120.0
@@ -109,13 +110,13 @@ class Scheduler(Protocol):
 
 
 def run(words: Sequence[str], *, timeout: float = _QUESTION_SECONDS) -> subprocess.CompletedProcess[str]:
-    """One of the scheduler's commands, out of reach of the terminal's interrupts.
+    """One of the scheduler's commands, out of reach of the terminal's interrupts and of the job that this may be in.
 
     Raises:
         UserError: it cannot be started.
         UnreachableError: it took too long.
     """
-    environment = {name: value for name, value in os.environ.items() if name != DRIVER_PID}
+    environment = for_a_queue({name: value for name, value in os.environ.items() if name != DRIVER_PID})
     try:
         return subprocess.run(
             words,

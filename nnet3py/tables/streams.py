@@ -77,8 +77,12 @@ class Source:
         if kind is None:
             self.close()
             return
-        with contextlib.suppress(UserError):  # the exception on its way is the one to show
+        try:
             self.close()
+        except UserError as failure:
+            # Whatever was wrong with what a command printed, that it failed is the better explanation.
+            if self._ended and isinstance(problem, UserError):
+                raise failure from problem
 
     def tell(self) -> int:
         """The next byte's place, counted from the start of the file (of the stream, for a pipe)."""

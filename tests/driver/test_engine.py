@@ -48,7 +48,7 @@ def test_a_failed_job_is_told_with_its_log_and_last_lines(folder: Path) -> None:
     with Engine("run-local") as engine, pytest.raises(UserError) as failure:
         engine.run("log/x.JOB.log", ["test", "JOB", "!=", "2"], what="Training", jobs=3)
     text = str(failure.value)
-    assert text.startswith("Training: 1 of 3 failed; the log log/x.2.log ends:")
+    assert text.startswith("Training: 1 of 3 failed; the log log/x.2.log says:")
     assert "test 2 != 2" in text
 
 
@@ -59,7 +59,7 @@ def test_another_engine_serves_and_its_failures_are_told(folder: Path) -> None:
     with Engine("./other.sh --gpu 1") as engine:
         engine.run("log/x.JOB.log", ["echo", "a  JOB", ">", "out.JOB"], what="Testing", jobs=2)
         assert (folder / "out.2").read_text() == "a  2\n"
-        with pytest.raises(UserError, match=r"log/y\.1\.log ends"):
+        with pytest.raises(UserError, match=r"log/y\.1\.log says"):
             engine.run("log/y.JOB.log", ["ls", "missing"], what="Testing", jobs=2)
 
 
@@ -219,7 +219,7 @@ def test_only_lost_jobs_run_again_and_their_first_logs_stay(folder: Path) -> Non
 def test_a_job_that_stays_lost_is_told_with_how_often_it_was_tried(folder: Path, capfd: Any) -> None:
     with Engine("run-local", max_retries=2) as engine, pytest.raises(UserError) as failure:
         engine.run("log/x.JOB.log", ["test", "JOB", "!=", "2"], what="Training", jobs=3)
-    assert str(failure.value).startswith("Training: 1 of 3 failed 3 times; the log log/x.2.log ends:")
+    assert str(failure.value).startswith("Training: 1 of 3 failed 3 times; the log log/x.2.log says:")
     warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("WARNING")]
     assert len(warnings) == 2
     assert "log/x.2.log failed: exit status 1" in warnings[0]

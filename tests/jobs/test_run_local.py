@@ -112,7 +112,7 @@ def test_a_failed_job_is_reported_with_its_log_and_last_lines_and_others_run_on(
     assert done.returncode == 1
     assert done.stderr.count("ERROR (run-local") == 1
     assert "1 of 3 jobs failed (2)" in done.stderr
-    assert "log/x.2.log ends:" in done.stderr
+    assert "log/x.2.log says:" in done.stderr
     assert "no such key" in done.stderr
     assert log_file.status(str(tmp_path / "log/x.2.log")) == 3
     assert [log_file.status(str(tmp_path / f"log/x.{n}.log")) for n in (1, 3)] == [0, 0]
@@ -158,7 +158,7 @@ def test_the_smallest_of_several_limits_counts() -> None:
 
 
 def test_slots_follow_the_cores_and_the_threads_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(local, "usable_cores", lambda: 8)
 
     def slots(*options: str, jobs: int) -> int:
         return local.slot_count(command_line.parse([*options, f"JOB=1:{jobs}", "x.JOB.log", "true"]))

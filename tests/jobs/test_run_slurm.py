@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -122,6 +123,40 @@ def test_the_environment_is_the_callers(cluster: SlurmCluster, monkeypatch: pyte
 
 
 @pytest.mark.slow
+def test_an_engine_within_a_job_gives_its_jobs_nothing_of_that_job(cluster: SlurmCluster) -> None:
+    Path("outer.sh").write_text(
+        "#!/bin/bash\nexport SBATCH_PARTITION=all SBATCH_ARRAY_INX=5-6 SQUEUE_STATES=COMPLETED\nenv > outer\n"
+        f"run-slurm {' '.join(QUICK)} --mem 3M JOB=1:2 log/x.JOB.log env || exit\n"
+        f"run-slurm {' '.join(QUICK)} single.log env\n"
+    )
+    words = ["--ntasks=2", "--mem=20M", "--array=7", "--cpus-per-task=1", "--hint=nomultithread", "--output=said"]
+    cluster.command("sbatch", "--wait", *words, "outer.sh")
+    outer = dict(line.partition("=")[::2] for line in Path("outer").read_text().splitlines())
+    assert (outer["SLURM_ARRAY_TASK_ID"], outer["SLURM_MEM_PER_NODE"], outer["SLURM_NTASKS"]) == ("7", "20", "2")
+    jobs = [dict(line.partition("=")[::2] for line in output_of(f"log/x.{n}.log")) for n in (1, 2)]
+    single = dict(line.partition("=")[::2] for line in output_of("single.log"))
+    for number, job in enumerate(jobs, 1):
+        assert job["SLURM_ARRAY_TASK_ID"] == str(number)
+        assert job["SLURM_MEM_PER_CPU"] == "3"
+    for job in (*jobs, single):
+        assert job["SLURM_JOB_ID"] != outer["SLURM_JOB_ID"]
+        assert job["SBATCH_PARTITION"] == "all"
+        assert job["SLURM_CONF"] == cluster.environment["SLURM_CONF"]
+        assert not {"SLURM_MEM_PER_NODE", "SLURM_HINT", "SBATCH_ARRAY_INX"} & set(job)
+    assert not [name for name in single if name.startswith("SLURM_ARRAY_")]
+    assert f"as job {single['SLURM_JOB_ID']} of run-slurm" in Path("single.log").read_text()
+
+
+@pytest.mark.slow
+def test_run_local_within_a_job_has_the_cores_of_the_job(cluster: SlurmCluster) -> None:
+    script = "mkdir held && echo ${SLURM_ARRAY_TASK_ID-none} $SLURM_JOB_ID && sleep 0.1 && rmdir held"
+    Path("outer.sh").write_text(f"#!/bin/bash\nrun-local _K_=1:3 x._K_.log bash -c {shlex.quote(script)}\n")
+    cluster.command("sbatch", "--wait", "--array=4", "--ntasks=1", "--output=said", "outer.sh")
+    (seen,) = {tuple(output_of(f"x.{number}.log")) for number in (1, 2, 3)}  # one after the other, or mkdir had failed
+    assert re.fullmatch(r"none \d+", seen[0])
+
+
+@pytest.mark.slow
 def test_path_sh_is_read_in_the_job(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEFT_BEHIND", "no")
     Path("path.sh").write_text("set -eu\nexport FROM_PATH_SH=yes\n")
@@ -137,7 +172,7 @@ def test_failed_jobs_are_reported_as_run_local_does_and_others_run_on(cluster: S
     assert done.returncode == 1
     assert done.stderr.count("ERROR (run-slurm") == 1
     assert "1 of 3 jobs failed (2); the logs are log/x.*.log" in done.stderr
-    assert "log/x.2.log ends:" in done.stderr
+    assert "log/x.2.log says:" in done.stderr
     assert "    no such key" in done.stderr
     assert [log_file.status(f"log/x.{n}.log") for n in (1, 2, 3)] == [0, 3, 0]
     (kept,) = Path("log/q").iterdir()

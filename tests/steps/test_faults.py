@@ -194,7 +194,7 @@ def test_too_many_lost_jobs_end_training_with_the_models_there_were(option: str,
     happens(copy, "2.2.raw", "fail", "fail")
     done = run(copy, option, "--max-retries=1")
     text = one_error(done)
-    assert "iteration 1: 1 of 4 failed 2 times; the log exp/log/train.1.2.log ends:" in text
+    assert "iteration 1: 1 of 4 failed 2 times; the log exp/log/train.1.2.log says:" in text
     assert f"({option} does not let 3 of 4 jobs do.)" in done.stderr
     assert (copy / "exp/1.raw").exists()
     assert not (copy / "exp/2.raw").exists()

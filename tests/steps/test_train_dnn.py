@@ -180,7 +180,7 @@ def test_a_failed_job_stops_training_with_its_log_and_earlier_models_stay(copy: 
     text = one_error(done)
     assert "iteration 1: 1 of 2 failed" in text
     assert "exp/log/train.1.2.log" in text
-    assert "egs.3.ark" in done.stderr.split("log ends:")[1]
+    assert "egs.3.ark" in done.stderr.split("log says:")[1]
     assert (experiment / "1.raw").read_bytes() == model
     assert not (experiment / "2.raw").exists()
 

@@ -110,6 +110,20 @@ def test_a_failed_command_explains_missing_data() -> None:
         source.read(4)
 
 
+def test_a_failed_command_explains_what_it_printed_that_makes_no_sense() -> None:
+    def read(command: str) -> None:
+        with open_input(command) as source:
+            word = source.read_word()
+            raise source.error(f"expected a number, found {word!r}.")
+
+    with pytest.raises(UserError, match=r"'echo garbage; exit 5 \|' exited with status 5"):
+        read("echo garbage; exit 5 |")
+    with pytest.raises(UserError, match="expected a number, found b'garbage'"):
+        read("echo garbage |")
+    with pytest.raises(UserError, match="expected a number, found b'y'"):  # it was not heard out: no fault of its own
+        read("yes 2> /dev/null |")
+
+
 def test_a_command_that_is_not_heard_out_is_no_error() -> None:
     with open_input("yes |") as source:
         assert source.read(4) == b"y\ny\n"
