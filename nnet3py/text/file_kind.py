@@ -54,7 +54,7 @@ EMPTY = Kind("an empty file", "nothing")
 _MAGIC = [
     (rb"\xef\xbb\xbf", "text that begins with a byte order mark (EF BB BF, UTF-8)", "byte order mark"),
     (
-        rb"\xff\xfe(?:[^\0]\0|(?:..){1,200}?[ \t\n]\0)|\xfe\xff(?:\0[^\0]|(?:..){1,200}?\0[ \t\n])",
+        rb"\xff\xfe(?:[^\0 ]\0|(?:(?!\0\0)..){1,200}?[ \t\n]\0)|\xfe\xff(?:\0[^\0 ]|(?:(?!\0\0)..){1,200}?\0[ \t\n])",
         "text in UTF-16, with a byte order mark",
         "UTF-16",
     ),
@@ -74,7 +74,7 @@ _MAGIC = [
     (rb"\x89HDF\r\n\x1a\n", "an HDF5 file", "HDF5"),
     (rb"RIFF.{4}WAVE|RIFX.{4}WAVE", "a WAV file", "recording"),
     (rb"(?:RF64|BW64).{4}WAVE", "a WAV file in the long form (RF64)", "recording"),
-    (rb"RIFF.{4}[A-Z]", "a RIFF file that is no WAV file", "recording"),
+    (rb"RIFF.{4}(?:AVI |WEBP|RMID|sfbk)", "a RIFF file that is no WAV file", "recording"),
     (rb"fLaC\0", "a FLAC file", "FLAC"),
     (rb"OggS\0", "an Ogg file", "Ogg"),
     (rb"ID3[\x02-\x04]\0", "an MP3 file", "MP3"),
@@ -181,7 +181,7 @@ def _object(data: bytes) -> Kind | None:
     if token is not None:
         names = _OBJECTS.get(token[1])
         if names is not None and (binary or len(token[1]) > 3):
-            return Kind(names[0], names[2])
+            return Kind(names[0], names[2], certain=binary)  # in text it may be a key
         if binary:
             return Kind(f"an object of Kaldi's that begins with {token[1].decode()}", OTHER_OBJECT)
     if binary:
