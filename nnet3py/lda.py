@@ -41,11 +41,13 @@ from nnet3py.tables.basic_types import (
 )
 from nnet3py.tables.matrix import read_matrix, read_vector, write_matrix, write_vector
 from nnet3py.tables.streams import Sink, Source, open_input, open_output
+from nnet3py.text.expectation import Expected
 
 if TYPE_CHECKING:
     from nnet3py.egs.example import Example
     from nnet3py.nnet.network import Network
 
+_STATISTICS = Expected("statistics for LDA", frozenset({"LDA statistics"}))
 _ROWS_AT_ONCE = 4096
 _LARGEST_DIM = 1 << 16
 
@@ -124,7 +126,7 @@ def read_statistics(rxfilename: str) -> LdaStatistics:
     Raises UserError if the file is not such, is cut off, or holds numbers that are not finite.
     """
     # What is not finite is refused below, in one line: NumPy need not warn of it.
-    with np.errstate(over="ignore", invalid="ignore"), open_input(rxfilename) as source:
+    with np.errstate(over="ignore", invalid="ignore"), open_input(rxfilename, _STATISTICS) as source:
         binary = read_header(source)
         expect_token(source, binary, "<LDAACCS>")
         expect_token(source, binary, "<VECSIZE>")

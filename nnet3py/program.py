@@ -145,17 +145,21 @@ def _in_kaldis_range(ctx: click.Context, parameter: click.Parameter, value: Any)
 
 
 def _read_config_file(path: str) -> list[str]:
+    from nnet3py.text.expectation import Expected, refuse_misfit
+
     words = []
     try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                text = line.split("#", 1)[0].strip()
-                if not text:
-                    continue
-                if not text.startswith("--"):
-                    raise UserError(f"{path}:{number}: expected an option --name=value, found {text!r}.")
-                name, equals, value = text.partition("=")
-                words.append(name.strip() + equals + value.strip())
+        with open(path, "rb") as file:
+            data = file.read()
+        refuse_misfit(data, path, Expected("a configuration file", form=None, takes_commands=False))
+        for number, line in enumerate(data.decode("utf-8").split("\n"), 1):
+            text = line.split("#", 1)[0].strip()
+            if not text:
+                continue
+            if not text.startswith("--"):
+                raise UserError(f"{path}:{number}: expected an option --name=value, found {text!r}.")
+            name, equals, value = text.partition("=")
+            words.append(name.strip() + equals + value.strip())
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"Cannot read the configuration file {path}: {reason(problem)}.") from problem
     return words

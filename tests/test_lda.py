@@ -237,7 +237,7 @@ def test_no_examples_are_an_error() -> None:
             lambda data: data.replace(b"FV \x04\x0c\x00\x00\x00", b"FV \x04\x0c\x00\x00\x00\x00\x00\xc0\x7f")[:-4],
             "expected",
         ),
-        (lambda data: b"", "<LDAACCS>"),
+        (lambda data: b"", "expected statistics for LDA, found an empty file"),
     ],
 )
 def test_damaged_statistics_are_reported(tmp_path: Path, damage: object, message: str) -> None:

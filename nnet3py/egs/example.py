@@ -209,6 +209,7 @@ class ExampleHolder(Holder[Example]):
     """Reading and writing examples as values of a table."""
 
     name = "training examples"
+    contents = frozenset({"example"})
 
     def __init__(self) -> None:
         self._peek = _SMALLEST_PEEK

@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 
 from nnet3py import log
 from nnet3py.errors import UserError
+from nnet3py.text.expectation import Expected
 
 Statistics = NDArray[np.float64]
+
+STATISTICS_FILE = Expected("statistics of all features (a matrix) in a file of its own", frozenset({"matrix"}))
+"""What readers of such a file tell of others."""
 
 _VARIANCE_FLOOR = 1.0e-20
 

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from nnet3py import log
 from nnet3py.errors import UserError
-from nnet3py.features.cmvn import Statistics, accumulate, denormalise, empty_statistics, normalise, skip_dims
+from nnet3py.features.cmvn import (
+    STATISTICS_FILE,
+    Statistics,
+    accumulate,
+    denormalise,
+    empty_statistics,
+    normalise,
+    skip_dims,
+)
 from nnet3py.tables.basic_types import read_header, write_header
 from nnet3py.tables.holders import GENERAL_MATRIX, MATRIX, TOKEN_VECTOR, VECTOR
 from nnet3py.tables.matrix import read_matrix, write_matrix
@@ -182,7 +190,7 @@ def normalise_table(
         elif utt2spk:
             raise UserError(f"--utt2spk needs a table of statistics, found the file {statistics} (forgot ark:?).")
         else:
-            with open_input(statistics) as source:
+            with open_input(statistics, STATISTICS_FILE) as source:
                 shared = read_matrix(source, read_header(source), wide=True).astype(np.float64)
         reader = stack.enter_context(SequentialReader(features, MATRIX))
         writer = stack.enter_context(TableWriter(target, MATRIX))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nnet3py import log
 from nnet3py.errors import UserError
-from nnet3py.features.cmvn import Statistics, add_frames, empty_statistics
+from nnet3py.features.cmvn import STATISTICS_FILE, Statistics, add_frames, empty_statistics
 from nnet3py.tables.basic_types import read_header
 from nnet3py.tables.holders import MATRIX, TOKEN_VECTOR
 from nnet3py.tables.matrix import read_matrix
@@ -132,7 +132,7 @@ def normalise_table(
         UserError: nothing was normalised, the dimensions disagree, or a table cannot be read or written.
     """
     normalisation.check()
-    with open_input(global_statistics) as source:
+    with open_input(global_statistics, STATISTICS_FILE) as source:
         shared = read_matrix(source, read_header(source), wide=True).astype(np.float64)
     if not (shared.size and shared[0, -1] > 0 and np.isfinite(shared).all()):
         raise UserError(f"{global_statistics}: expected statistics of at least one frame, all finite.")

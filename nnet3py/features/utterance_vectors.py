@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from nnet3py import log
 from nnet3py.errors import UserError
-from nnet3py.features.cmvn import Statistics, accumulate, empty_statistics
+from nnet3py.features.cmvn import STATISTICS_FILE, Statistics, accumulate, empty_statistics
 from nnet3py.tables.basic_types import read_header
 from nnet3py.tables.holders import MATRIX, TOKEN_VECTOR, VECTOR
 from nnet3py.tables.matrix import read_matrix
@@ -156,7 +156,7 @@ def read_statistics(rxfilename: str) -> Statistics:
     Raises:
         UserError: it cannot be read.
     """
-    with open_input(rxfilename) as source:
+    with open_input(rxfilename, STATISTICS_FILE) as source:
         return read_matrix(source, read_header(source), wide=True).astype(np.float64)
 
 

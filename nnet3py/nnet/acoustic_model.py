@@ -5,7 +5,7 @@ Source: Kaldi src/nnet3/am-nnet-simple.cc.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,9 +13,14 @@ from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array
 from nnet3py.nnet.model_file import is_acoustic_model as is_acoustic_model
-from nnet3py.nnet.model_file import read_network_from, require_network_name, write_network_to
+from nnet3py.nnet.model_file import read_network_after_transitions, require_network_name, write_network_to
 from nnet3py.nnet.network import Network
-from nnet3py.nnet.transition_model import TransitionModel, read_transition_model_from, write_transition_model_to
+from nnet3py.nnet.transition_model import (
+    EXPECTED,
+    TransitionModel,
+    read_transition_model_from,
+    write_transition_model_to,
+)
 from nnet3py.tables.basic_types import (
     expect_token,
     read_header,
@@ -113,15 +118,10 @@ def read_acoustic_model(rxfilename: str, check_finite: bool = True) -> AcousticM
     Raises:
         UserError: the file cannot be read, or is cut off, corrupt, of another kind or has parts that do not fit.
     """
-    with open_input(rxfilename) as source:
+    with open_input(rxfilename, replace(EXPECTED, what="an acoustic model (a .mdl)")) as source:
         binary = read_header(source)
-        if source.peek(7) == b"<Nnet3>":
-            raise source.error(
-                "expected an acoustic model, found a network without transition model and priors: "
-                "nnet-am-init makes an acoustic model of it."
-            )
         transition_model = read_transition_model_from(source, binary)
-        network = read_network_from(source, binary, check_finite)
+        network = read_network_after_transitions(source, binary, check_finite)
         expect_token(source, binary, "<LeftContext>")
         read_int(source, binary)
         expect_token(source, binary, "<RightContext>")

@@ -127,8 +127,11 @@ def config_lines(lines: Iterable[str], where: str = "") -> Iterator[ConfigLine]:
 def read_config(rxfilename: str) -> str:
     """All of a file of configuration lines. Raises UserError if it cannot be read or is not text."""
     from nnet3py.tables.streams import open_input
+    from nnet3py.text.expectation import Expected
 
-    with open_input(rxfilename) as source:
+    expected = Expected("configuration lines of a network", frozenset({"configuration"}), form=None)
+    with open_input(rxfilename, expected) as source:
+        source.refuse_misfit()
         pieces = []
         while piece := source.read_some(1 << 16):
             pieces.append(piece)

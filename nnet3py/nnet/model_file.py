@@ -27,8 +27,19 @@ from nnet3py.tables.basic_types import (
     write_token,
 )
 from nnet3py.tables.streams import Sink, Source, open_input, open_output
+from nnet3py.text.expectation import Expected
 
 _HDF5_START = b"\x89HDF"
+_EXPECTED = Expected(
+    "a network",
+    frozenset({"network", "transition model", "HDF5"}),
+    usual_names=("final.mdl", "final.raw", "final.h5"),
+    advice={
+        "configuration": "`nnet-init {name} NEW.raw` makes a network of it",
+        "xconfig": "xconfig_to_configs.py makes configuration lines of it, nnet-init a network of those",
+        "tree": "the model is in final.mdl beside it, as a rule",
+    },
+)
 _MOST_COMPONENTS = 100000
 
 
@@ -46,21 +57,36 @@ def read_network(rxfilename: str, check_finite: bool = True) -> Network:
     Raises:
         UserError: the file cannot be read, or is cut off, corrupt, of another kind or has parts that do not fit.
     """
-    with open_input(rxfilename) as source:
+    with open_input(rxfilename, _EXPECTED) as source:
         start = source.peek(4)
         if start == _HDF5_START:
             from nnet3py.nnet.hdf5_file import read_hdf5_network
 
             return read_hdf5_network(rxfilename, source, check_finite)
-        if not start:
-            raise source.error("expected a network, found an empty file.")
         binary = read_header(source)
         token = peek_token(source, binary)
         if token == "<TransitionModel>":
             from nnet3py.nnet.transition_model import read_transition_model_from
 
             read_transition_model_from(source, binary)
+            return read_network_after_transitions(source, binary, check_finite)
         return read_network_from(source, binary, check_finite)
+
+
+def read_network_after_transitions(source: Source, binary: bool, check_finite: bool = True) -> Network:
+    """The network of an acoustic model, whose transitions were read: many a ``final.mdl`` has none.
+
+    Raises:
+        UserError: as :func:`read_network`.
+    """
+    token = peek_token(source, binary)
+    if token in ("", "<DIMENSION>"):
+        found = "Gaussian mixtures (this is a GMM model, as is aligned with)" if token else "transitions alone"
+        raise source.error(
+            f"expected a network after the transitions, found {found}: give the final.mdl or final.raw of a "
+            "directory in which a network was trained."
+        )
+    return read_network_from(source, binary, check_finite)
 
 
 def read_network_from(source: Source, binary: bool, check_finite: bool = True) -> Network:

@@ -16,8 +16,9 @@ def read_matrix_file(rxfilename: str, min_columns: int = 1) -> Array:
     from nnet3py.tables.basic_types import read_header
     from nnet3py.tables.matrix import read_matrix
     from nnet3py.tables.streams import open_input
+    from nnet3py.text.expectation import MATRIX_FILE
 
-    with open_input(rxfilename) as source:
+    with open_input(rxfilename, MATRIX_FILE) as source:
         matrix = np.ascontiguousarray(read_matrix(source, read_header(source)), dtype=np.float32)
     if matrix.ndim != 2 or matrix.shape[0] == 0 or matrix.shape[1] < min_columns:
         raise UserError(
@@ -32,8 +33,9 @@ def read_vector_file(rxfilename: str) -> Array:
     from nnet3py.tables.basic_types import read_header
     from nnet3py.tables.matrix import read_vector
     from nnet3py.tables.streams import open_input
+    from nnet3py.text.expectation import VECTOR_FILE
 
-    with open_input(rxfilename) as source:
+    with open_input(rxfilename, VECTOR_FILE) as source:
         vector = np.ascontiguousarray(read_vector(source, read_header(source)), dtype=np.float32)
     if vector.size == 0:
         raise UserError(f"{rxfilename}: expected a vector with elements, found an empty one.")

@@ -32,9 +32,24 @@ from nnet3py.tables.basic_types import (
 )
 from nnet3py.tables.matrix import read_int_vector, read_vector, write_int_vector, write_vector
 from nnet3py.tables.streams import Sink, Source, open_input
+from nnet3py.text.expectation import Expected
 
 NO_PDF = -1
 _MARKED_INT = np.dtype([("size", "i1"), ("value", "<i4")])
+EXPECTED = Expected(
+    "a model that begins with transitions (a .mdl)",
+    frozenset({"transition model"}),
+    usual_names=("final.mdl",),
+    advice={
+        "network": "nnet-am-init makes an acoustic model of it and of transitions",
+        "HDF5": "an acoustic model is in Kaldi's own form; nnet-am-init makes one of a network and of transitions",
+        "tree": "the model is in final.mdl beside it, as a rule",
+        "topology": "nnet-am-init makes a model of a tree, a topology and a network",
+    },
+)
+"""What a reader of acoustic models and of transitions tells of other files."""
+
+_TOPOLOGY = Expected("a topology", frozenset({"topology"}), usual_names=("topo",))
 _LARGEST_PHONE = 1_000_000
 _MOST_TRANSITIONS = 50_000_000
 
@@ -191,7 +206,7 @@ def read_transition_model(rxfilename: str) -> TransitionModel:
     Raises:
         UserError: the file cannot be read or does not start with a transition model.
     """
-    with open_input(rxfilename) as source:
+    with open_input(rxfilename, EXPECTED) as source:
         return read_transition_model_from(source, read_header(source))
 
 
@@ -218,7 +233,7 @@ def read_topology(rxfilename: str) -> Topology:
     Raises:
         UserError: the file cannot be read or is not a topology.
     """
-    with open_input(rxfilename) as source:
+    with open_input(rxfilename, _TOPOLOGY) as source:
         return _read_topology(source, read_header(source))
 
 

@@ -19,6 +19,7 @@ from nnet3py.errors import UserError
 from nnet3py.tables.basic_types import expect_token, read_header, read_int, read_token, shown
 from nnet3py.tables.matrix import read_int_vector
 from nnet3py.tables.streams import Source, open_input
+from nnet3py.text.expectation import Expected
 
 PDF_CLASS = -1
 """The key of the pdf class in an event."""
@@ -26,6 +27,12 @@ PDF_CLASS = -1
 MOST_PDFS = 10_000_000
 """A model that claims more is corrupt: counts of them would not fit into memory."""
 
+_EXPECTED = Expected(
+    "a tree",
+    frozenset({"tree"}),
+    usual_names=("tree",),
+    advice={"transition model": "the tree is in the file `tree` beside it, as a rule"},
+)
 _WIDEST = 64  # phones in a window; trees have 1, 2 or 3
 _UNSIGNED = struct.Struct("<bI")
 
@@ -120,7 +127,7 @@ def read_tree(rxfilename: str) -> Tree:
     Raises:
         UserError: the file cannot be read, or is not a tree, cut off or corrupt.
     """
-    with open_input(rxfilename) as source:
+    with open_input(rxfilename, _EXPECTED) as source:
         binary = read_header(source)
         expect_token(source, binary, "ContextDependency")
         place = source.tell()

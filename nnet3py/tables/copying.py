@@ -23,7 +23,9 @@ from nnet3py.tables.matrix import (
 from nnet3py.tables.posterior import Posterior
 from nnet3py.tables.streams import open_input, open_output
 from nnet3py.tables.table import SequentialReader, TableWriter
+from nnet3py.text.expectation import VECTOR_FILE, Expected
 
+_INTEGERS = Expected("a vector of integers in a file of its own", frozenset({"integers", "numbers", "vector"}))
 _LOG_FLOOR = 1.0e-20  # as in Kaldi's copy-matrix
 
 Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -141,7 +143,7 @@ def copy_matrix_file(
     holder: Holder[NDArray[Any]] = MATRIX,
 ) -> None:
     """Copy one matrix from a rxfilename to a wxfilename; otherwise like :func:`copy_matrices`."""
-    with open_input(source) as stream:
+    with open_input(source, Expected("a matrix in a file of its own", holder.contents)) as stream:
         matrix = holder.read(stream)
     with open_output(target) as sink:
         write_header(sink, binary)
@@ -161,7 +163,7 @@ def copy_vectors(source: str, target: str, *, scale: float = 1.0, dim: int = -1)
 
 def copy_vector_file(source: str, target: str, *, binary: bool = True, scale: float = 1.0, dim: int = -1) -> None:
     """Copy one vector from a rxfilename to a wxfilename, changed as in :func:`copy_vectors`."""
-    with open_input(source) as stream:
+    with open_input(source, VECTOR_FILE) as stream:
         vector = read_vector(stream, read_header(stream))
     with open_output(target) as sink:
         write_header(sink, binary)
@@ -181,7 +183,7 @@ def copy_int_vectors(source: str, target: str) -> int:
 
 def copy_int_vector_file(source: str, target: str, *, binary: bool = True) -> None:
     """Copy one vector of integers from a rxfilename to a wxfilename."""
-    with open_input(source) as stream:
+    with open_input(source, _INTEGERS) as stream:
         vector = read_int_vector(stream, read_header(stream))
     with open_output(target) as sink:
         write_header(sink, binary)

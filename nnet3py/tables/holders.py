@@ -49,9 +49,12 @@ class Holder(Generic[T]):
 
     Attributes:
         name: what messages call the type.
+        contents: the words for what is in a file that can be read as it (:mod:`nnet3py.text.file_kind`); empty if any
+            may be.
     """
 
     name: str
+    contents: frozenset[str] = frozenset()
 
     def read(self, source: Source) -> T:
         r"""The next value. It reads the ``\0B`` itself, where the type has one.
@@ -85,8 +88,15 @@ class Holder(Generic[T]):
 class _ObjectHolder(Holder[T]):
     r"""A holder of objects that begin with ``\0B`` when binary, made of a pair of functions."""
 
-    def __init__(self, name: str, read: Callable[[Source, bool], T], write: Callable[[Sink, T, bool], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        contents: set[str],
+        read: Callable[[Source, bool], T],
+        write: Callable[[Sink, T, bool], None],
+    ) -> None:
         self.name = name
+        self.contents = frozenset(contents)
         self._read = read
         self._write = write
 
@@ -232,6 +242,7 @@ class _IntVectorHolder(Holder[NDArray[np.int32]]):
     """Integers, each with its size byte; in text, a line of them. Alignments."""
 
     name = "vectors of integers"
+    contents = frozenset({"integers", "numbers"})
 
     def read(self, source: Source) -> NDArray[np.int32]:
         if not read_header(source):
@@ -286,6 +297,7 @@ class _TokenHolder(Holder[str]):
     """One word, alone on its line; the same in text and binary."""
 
     name = "words"
+    contents = frozenset({"words", "integers", "places"})
 
     def read(self, source: Source) -> str:
         place = source.tell()
@@ -310,6 +322,7 @@ class _TokenVectorHolder(Holder[list[str]]):
     """Words on one line; the same in text and binary. Transcripts, spk2utt."""
 
     name = "lists of words"
+    contents = frozenset({"words", "integers", "places"})
 
     def read(self, source: Source) -> list[str]:
         return [word.decode("utf-8", "surrogateescape") for word in source.readline().split()]
@@ -329,6 +342,7 @@ class _WaveHolder(Holder[Wave]):
     """Recordings, as WAV files; there is no text form."""
 
     name = "recordings"
+    contents = frozenset({"recording"})
 
     def read(self, source: Source) -> Wave:
         return read_wave(source)
@@ -343,16 +357,21 @@ class _WaveLengthHolder(Holder[WaveLength]):
     """Recordings of which only the length is wanted; they cannot be written."""
 
     name = "recordings"
+    contents = frozenset({"recording"})
 
     def read(self, source: Source) -> WaveLength:
         return read_wave_length(source)
 
 
-MATRIX = _MatrixHolder("matrices", read_matrix, write_matrix)
-VECTOR = _VectorHolder("vectors", read_vector, write_vector)
-GENERAL_MATRIX = _GeneralMatrixHolder("matrices", read_general_matrix, write_general_matrix)
-COMPRESSED_MATRIX = _CompressedMatrixHolder("compressed matrices", read_compressed_matrix, _write_compressed)
-POSTERIOR: Holder[Posterior] = _ObjectHolder("posteriors", read_posterior, write_posterior)
+MATRIX = _MatrixHolder("matrices", {"matrix"}, read_matrix, write_matrix)
+VECTOR = _VectorHolder("vectors", {"vector"}, read_vector, write_vector)
+GENERAL_MATRIX = _GeneralMatrixHolder("matrices", {"matrix"}, read_general_matrix, write_general_matrix)
+COMPRESSED_MATRIX = _CompressedMatrixHolder(
+    "compressed matrices", {"matrix"}, read_compressed_matrix, _write_compressed
+)
+POSTERIOR: Holder[Posterior] = _ObjectHolder(
+    "posteriors", {"posterior", "numbers", "vector"}, read_posterior, write_posterior
+)
 INT: Holder[int] = _NumberHolder("an integer", read_int, write_int, int)
 FLOAT: Holder[float] = _NumberHolder("a number", read_float, write_float, float)
 DOUBLE: Holder[float] = _NumberHolder("a number", read_double, write_double, float)

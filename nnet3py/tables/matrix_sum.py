@@ -20,6 +20,7 @@ from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.matrix import read_matrix
 from nnet3py.tables.streams import open_input
 from nnet3py.tables.table import RandomAccessReader, SequentialReader, TableWriter
+from nnet3py.text.expectation import MATRIX_FILE
 
 Matrix = NDArray[np.float32]
 
@@ -56,7 +57,7 @@ def sum_of_files(rxfilenames: Sequence[str], average: bool = False) -> Matrix:
     """
     total: Matrix | None = None
     for name in rxfilenames:
-        with open_input(name) as source:
+        with open_input(name, MATRIX_FILE) as source:
             matrix = _float32(read_matrix(source, read_header(source)))
         if total is not None and matrix.shape != total.shape:
             raise UserError(f"Expected a matrix of {_size(total)} in {name}, found {_size(matrix)}.")

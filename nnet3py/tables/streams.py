@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from nnet3py import temporary_files
 from nnet3py.errors import UserError
 from nnet3py.program import reason
+from nnet3py.text.expectation import Expected, Origin, certain_misfit, misfit
+from nnet3py.text.file_kind import FIRST_BYTES
 
 _FIRST_PIECE = 1 << 14
 _LARGEST_PIECE = 1 << 20
@@ -38,26 +40,38 @@ _LONGEST_LINE = 1 << 28
 _WORD = re.compile(rb"[ \t\n\r\f\v]*([^ \t\n\r\f\v]+)(?=[ \t\n\r\f\v])")
 _SPACE = re.compile(rb"[ \t\n\r\f\v]*")
 _OFFSET = re.compile(r"(.+):([0-9]+)", re.DOTALL)
+_STANDARD_INPUT = "standard input"
 _TABLE = re.compile(r"(?:[a-z]+, ?)*(?:ark|scp)(?:, ?[a-z]+)*:")
 
 
 def printable(name: str) -> str:
     """A file name for a message: the standard streams by their names, other names as they are."""
-    return {"": "standard input", "-": "standard input"}.get(name, name)
+    return {"": _STANDARD_INPUT, "-": _STANDARD_INPUT}.get(name, name)
 
 
 class Source:
     """Bytes read in order from a file, a pipe or standard input; a context manager.
 
+    If a :class:`UserError` leaves it and the first bytes are those of another kind of file than expected, an error
+    that says so takes its place.
+
     Attributes:
         name: what messages call it.
+        expected: what its reader expects; ``None`` once its beginning has turned out to be that.
     """
 
     def __init__(
-        self, raw: IO[bytes], name: str, *, start: int = 0, process: subprocess.Popen[bytes] | None = None
+        self,
+        raw: IO[bytes],
+        name: str,
+        *,
+        start: int = 0,
+        process: subprocess.Popen[bytes] | None = None,
+        expected: Expected | None = None,
     ) -> None:
         """Read from ``raw``, an unbuffered binary file that stands at byte ``start``."""
         self.name = name
+        self.expected = expected
         self._raw = raw
         self._process = process
         self._buffer = b""
@@ -66,7 +80,10 @@ class Source:
         self._piece = _FIRST_PIECE
         self._ended = False
         self._closed = False
+        self._failed = False  # the command did
         self._size = _regular_file_size(raw)
+        self._start = 0 if self._size is None else os.lseek(raw.fileno(), 0, os.SEEK_CUR)  # where reading began
+        self._first = b""  # of a pipe, which cannot be looked at again
 
     def __enter__(self) -> Source:
         return self
@@ -77,12 +94,43 @@ class Source:
         if kind is None:
             self.close()
             return
+        better = self.misfit(str(problem)) if isinstance(problem, UserError) else None
         try:
             self.close()
         except UserError as failure:
             # Whatever was wrong with what a command printed, that it failed is the better explanation.
             if self._ended and isinstance(problem, UserError):
                 raise failure from problem
+            return
+        if better is not None:
+            raise better from problem
+
+    def misfit(self, problem: str = "") -> UserError | None:
+        """What to raise in place of another error, ``problem``, if the file is of another kind than expected."""
+        if self.expected is None or self._failed or (self._closed and self._size is not None):
+            return None
+        first = self._first if self._size is None else os.pread(self._raw.fileno(), FIRST_BYTES, self._start)
+        text = misfit(first, self.name, self.expected, self._origin(), problem=problem, start=self._start)
+        return None if text is None else UserError(text)
+
+    def refuse_misfit(self, even_if_uncertain: bool = False) -> None:
+        """Raise UserError if what comes next, at the start, can only be of another kind than expected."""
+        if self.expected is not None:
+            judge = misfit if even_if_uncertain else certain_misfit
+            text = judge(self.first_piece(), self.name, self.expected, self._origin())
+            if text is not None:
+                self.expected = None  # said once
+                raise UserError(text)
+
+    def first_piece(self) -> bytes:
+        """The first bytes of what comes next, as many as are there: for more of a pipe there might be a wait."""
+        self.peek(1)
+        return self._buffer[self._position : self._position + FIRST_BYTES]
+
+    def _origin(self) -> Origin:
+        if self._process is not None:
+            return Origin.COMMAND
+        return Origin.STANDARD_INPUT if self.name == _STANDARD_INPUT else Origin.FILE
 
     def tell(self) -> int:
         """The next byte's place, counted from the start of the file (of the stream, for a pipe)."""
@@ -115,6 +163,8 @@ class Source:
             raise self.error(f"cannot read: {reason(problem)}.") from problem
         if not piece:
             self._ended = True
+        elif self._size is None and len(self._first) < FIRST_BYTES:
+            self._first += piece[: FIRST_BYTES - len(self._first)]
         return piece
 
     def _require(self, wanted: int) -> None:
@@ -274,6 +324,7 @@ class Source:
         Raises:
             UserError: the stream is a pipe, or the file ends before the byte.
         """
+        self._start = offset
         if self._base <= offset <= self._base + len(self._buffer):
             self._position = offset - self._base
             return
@@ -303,6 +354,7 @@ class Source:
         status = self._process.wait()
         unheard = not self._ended and status in (-signal.SIGPIPE, 128 + signal.SIGPIPE)
         if status != 0 and not unheard:
+            self._failed = True
             raise UserError(f"The command {self.name!r} {_ending(status)}; what it printed is not complete.")
 
 
@@ -461,18 +513,18 @@ def split_offset(rxfilename: str) -> tuple[str, int]:
     return match[1], int(match[2])
 
 
-def open_input(rxfilename: str) -> Source:
-    """Open what a rxfilename names.
+def open_input(rxfilename: str, expected: Expected | None = None) -> Source:
+    """Open what a rxfilename names; ``expected`` is for messages about files that are something else.
 
     Raises:
         UserError: it is not a rxfilename, the file cannot be opened, or it is shorter than the offset.
     """
     if rxfilename in ("", "-"):
-        return Source(open(0, "rb", buffering=0, closefd=False), "standard input")
+        return Source(open(0, "rb", buffering=0, closefd=False), _STANDARD_INPUT, expected=expected)
     if rxfilename.startswith("|"):
         raise UserError(f"Expected something to read, found {rxfilename!r}: a command to read from ends with '|'.")
     if rxfilename.endswith("|"):
-        return _open_command(rxfilename)
+        return _open_command(rxfilename, expected)
     if rxfilename != rxfilename.strip():
         raise UserError(f"Expected a file to read, found {rxfilename!r}: a name has no blank at its start or end.")
     _refuse_table(rxfilename, "read")
@@ -482,20 +534,28 @@ def open_input(rxfilename: str) -> Source:
     try:
         raw = open(path, "rb", buffering=0)  # noqa: SIM115
     except (OSError, ValueError) as problem:
+        if isinstance(problem, IsADirectoryError) and expected is not None:
+            raise UserError(_about_directory(path, expected)) from problem
         raise UserError(f"Cannot open {rxfilename} to read: {reason(problem)}.") from problem
-    source = Source(raw, path)
+    source = Source(raw, path, expected=expected)
     if offset:
         source.seek(offset)
     return source
 
 
-def _open_command(rxfilename: str) -> Source:
+def _about_directory(path: str, expected: Expected) -> str:
+    there = [name for name in expected.usual_names if os.path.isfile(os.path.join(path, name))]
+    advice = f"is it {os.path.join(path, there[0])}?" if there else "give a file."
+    return f"{path}: expected {expected.what}, found a directory: {advice}"
+
+
+def _open_command(rxfilename: str, expected: Expected | None) -> Source:
     command = rxfilename[:-1].strip()
     if not command:
         raise UserError("Expected a command before '|', found none.")
     process = _start(command, rxfilename, stdout=subprocess.PIPE, bufsize=0)
     assert process.stdout is not None
-    return Source(process.stdout, rxfilename, process=process)
+    return Source(process.stdout, rxfilename, process=process, expected=expected)
 
 
 def _start(command: str, name: str, **options: Any) -> subprocess.Popen[bytes]:

@@ -29,6 +29,8 @@ from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.program import reason
 from nnet3py.tables.streams import Sink, Source, open_input, open_output, split_offset
+from nnet3py.text.expectation import Expected
+from nnet3py.text.file_kind import Form, describe
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -90,6 +92,24 @@ def parse_rspecifier(rspecifier: str) -> Specifier:
     Raises:
         UserError: it is not one.
     """
+    try:
+        return _parsed_rspecifier(rspecifier)
+    except UserError as problem:
+        raise UserError(f"{problem}{_prefix_for(rspecifier)}") from problem
+
+
+def _prefix_for(name: str) -> str:
+    """What should stand before a file's name that was given in place of a rspecifier."""
+    if not os.path.isfile(name):
+        return ""
+    with open_input(name) as source:
+        kind = describe(source.first_piece())
+    if kind is None or kind.form is Form.ONE:
+        return f" The file is {kind.name}." if kind is not None else " Put ark: or scp: before the file's name."
+    return f" The file is {kind.name}: write {'scp' if kind.form is Form.SCRIPT else 'ark'}:{name}."
+
+
+def _parsed_rspecifier(rspecifier: str) -> Specifier:
     kinds, options, path = _split_specifier(rspecifier, _READ_OPTIONS, "a table to read", "ark:FILE or scp:FILE")
     if len(kinds) != 1:
         raise UserError(f"Expected a table to read of one kind, ark:, scp: or hdf5:, found {rspecifier!r}.")
@@ -118,7 +138,7 @@ def parse_wspecifier(wspecifier: str) -> Specifier:
 def is_rspecifier(text: str) -> bool:
     """Whether a command-line argument names a table to read, and not a single file."""
     try:
-        parse_rspecifier(text)
+        _parsed_rspecifier(text)
     except UserError:
         return False
     return True
@@ -162,7 +182,7 @@ def _read_key(source: Source) -> str | None:
         source.read(1)
     elif following != b"\n":  # a line end stays: an empty value in text
         found = "the end of the data" if not following else repr(following)
-        raise source.error(f"expected a blank and a value after the key {_decode(word)!r}, found {found}.")
+        raise source.error(f"expected a blank and a value after the key {_decode(word[:60])!r}, found {found}.")
     return _decode(word)
 
 
@@ -176,11 +196,17 @@ def _read_value(source: Source, key: str, holder: HolderLike[T]) -> T:
 def _archive(specifier: Specifier, holder: HolderLike[T]) -> Generator[tuple[str, T], None, None]:
     permissive = "p" in specifier.options
     read_buffered = getattr(holder, "read_buffered", None)
-    source = open_input(specifier.path)
+    source = open_input(specifier.path, _expected_archive(holder))
     try:
         with source:
+            source.refuse_misfit()
+            first = True
             while (key := _read_key(source)) is not None:
-                yield key, _read_value(source, key, holder)
+                if not first:
+                    source.expected = None  # a value was where it should be, and a key after it
+                value = _read_value(source, key, holder)
+                first = False
+                yield key, value
                 if read_buffered is not None:  # what follows is probably of the same kind, and many of it are at hand
                     for word, value in read_buffered(source):
                         yield _decode(word), value
@@ -190,13 +216,41 @@ def _archive(specifier: Specifier, holder: HolderLike[T]) -> Generator[tuple[str
         log.warning(f"{problem} The rest of the archive is passed over (option p).")
 
 
-def read_script(rxfilename: str) -> Iterator[tuple[str, str]]:
-    """The lines of a script, ``key rxfilename``.
+def _contents(holder: HolderLike[Any]) -> frozenset[str]:
+    """What a file may have in it for this holder to read; empty if that is not known."""
+    contents: frozenset[str] = getattr(holder, "contents", frozenset())
+    return contents
+
+
+def _expected_archive(holder: HolderLike[Any]) -> Expected:
+    return Expected(f"a table of {holder.name}", _contents(holder), Form.ARCHIVE)
+
+
+def _expected_value(holder: HolderLike[Any]) -> Expected:
+    """What a line of a script should point at."""
+    return Expected(
+        f"a value of a table of {holder.name}",
+        _contents(holder),
+        advice={
+            "archive": "a script says at which byte of it a value starts, {name}:{start} for the first, as ark,scp: "
+            "writes it (ark:{name} is the whole)",
+        },
+    )
+
+
+_SCRIPT = Expected("a script (lines of a key and where its value is)", frozenset({"places"}), Form.SCRIPT)
+
+
+def read_script(rxfilename: str, *, to_write: bool = False) -> Iterator[tuple[str, str]]:
+    """The lines of a script, ``key rxfilename``; with ``to_write`` the files that it names need not exist.
 
     Raises:
-        UserError: a line has no value; it is named.
+        UserError: a line has no value; it is named. Or the file is not a script.
     """
-    with open_input(rxfilename) as source:
+    with open_input(rxfilename, _SCRIPT) as source:
+        source.refuse_misfit()
+        if not to_write:
+            _refuse_archive_in_text(source)
         number = 0
         while line := source.readline():
             number += 1
@@ -212,11 +266,24 @@ def read_script(rxfilename: str) -> Iterator[tuple[str, str]]:
             yield _decode(words[0]), _decode(words[1].rstrip())
 
 
+def _refuse_archive_in_text(source: Source) -> None:
+    """Keys and values in text are lines as of a script, but no file is called as such a value is."""
+    first = source.first_piece()
+    kind = describe(first)
+    if kind is None or kind.form is not Form.ARCHIVE:
+        return
+    words = first.split(b"\n", 1)[0].split(None, 1)
+    if len(words) == 2 and (words[1].rstrip().endswith(b"|") or os.path.lexists(words[1].rstrip())):
+        return
+    source.refuse_misfit(even_if_uncertain=True)
+
+
 class _ScriptValues(Generic[T]):
     """Reads what script lines point at; the archive of the line before stays open, and so does its last value."""
 
     def __init__(self, holder: HolderLike[T]) -> None:
         self._holder = holder
+        self._expected = _expected_value(holder)
         self._source: Source | None = None
         self._path = ""
         self._whole: tuple[str, T] | None = None  # the rxfilename and value that ranges are taken of
@@ -238,15 +305,20 @@ class _ScriptValues(Generic[T]):
 
     def _read_whole(self, place: str) -> T:
         if place in ("", "-") or place.endswith("|"):
-            with open_input(place) as source:
+            with open_input(place, self._expected) as source:
                 return self._holder.read(source)
         path, offset = split_offset(place)
         if self._source is None or self._path != path:
             self.close()
-            self._source, self._path = open_input(place), path
+            self._source, self._path = open_input(place, self._expected), path
         else:
             self._source.seek(offset)
-        return self._holder.read(self._source)
+        try:
+            return self._holder.read(self._source)
+        except UserError as problem:
+            if better := self._source.misfit(str(problem)):
+                raise better from problem
+            raise
 
     def close(self) -> None:
         source, self._source = self._source, None
@@ -274,14 +346,26 @@ def _script(specifier: Specifier, holder: HolderLike[T]) -> Generator[tuple[str,
 # ----------------------------------------------------------------------------------------------------------------- HDF5
 
 
+_HDF5_TABLE = Expected("a table in HDF5", frozenset({"HDF5"}), advice={"archive": "write ark:{name}"})
+
+
 def _open_hdf5(path: str) -> Any:
     import h5py
 
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except OSError as problem:
-        what = reason(problem) if not os.path.exists(path) else "it is not a complete HDF5 file"
-        raise UserError(f"Cannot open {path} to read: {what}.") from problem
+        if not os.path.isfile(path):
+            raise UserError(f"Cannot open {path} to read: {reason(problem)}.") from problem
+        with open_input(path, _HDF5_TABLE):
+            raise UserError(f"Cannot open {path} to read: it is not a complete HDF5 file.") from problem
+    layout = str(file.attrs.get("format", ""))
+    if layout.startswith("nnet3py-"):
+        file.close()
+        raise UserError(
+            f"{path}: expected {_HDF5_TABLE.what}, which has a data set a key, found another HDF5 file ({layout})."
+        )
+    return file
 
 
 def _hdf5_value(data_set: Any, key: str, path: str, holder: HolderLike[T]) -> T:
@@ -751,7 +835,7 @@ class _ScriptWriter(Generic[T]):
         self._binary = _is_binary(specifier)
         self._permissive = "p" in specifier.options
         self._path = specifier.path
-        self._places = dict(read_script(specifier.path))
+        self._places = dict(read_script(specifier.path, to_write=True))
 
     def write(self, key: str, value: T) -> None:
         place = self._places.get(key)

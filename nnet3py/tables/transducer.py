@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from nnet3py.tables.basic_types import format_number, shown
 from nnet3py.tables.holders import Holder
 from nnet3py.tables.streams import Sink, Source, open_input
+from nnet3py.text.expectation import Expected
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -31,6 +32,9 @@ NO_STATE = -1
 EPSILON = 0
 """The label that stands for nothing."""
 
+_EXPECTED = Expected(
+    "a transducer in OpenFst's binary form", frozenset({"transducer"}), usual_names=("HCLG.fst", "L.fst")
+)
 _MAGIC = b"\xd6\xfd\xb2\x7e"
 _VERSION = 2
 _ALIGNED_VERSION = 1  # of the const form
@@ -101,7 +105,7 @@ def read_transducer_file(rxfilename: str) -> Transducer:
     Raises:
         UserError: the file cannot be read or is not a transducer.
     """
-    with open_input(rxfilename) as source:
+    with open_input(rxfilename, _EXPECTED) as source:
         return _read_binary(source)
 
 
@@ -259,6 +263,7 @@ def write_const(sink: Sink, transducer: Transducer) -> None:
 
 class _TransducerHolder(Holder[Transducer]):
     name = "transducers"
+    contents = frozenset({"transducer"})
 
     def read(self, source: Source) -> Transducer:
         return _read_text(source) if source.peek(1).isspace() else _read_binary(source)

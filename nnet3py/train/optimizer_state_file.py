@@ -29,10 +29,12 @@ from nnet3py.errors import UserError
 from nnet3py.nnet.component_fields import is_finite
 from nnet3py.nnet.hdf5_reading import child_group, opened, require_layout, stored_array
 from nnet3py.tables.streams import open_input, open_output
+from nnet3py.text.expectation import Expected
 from nnet3py.train.natural_gradient import NaturalGradientState
 from nnet3py.train.optimizer_state import Estimates, OptimizerState
 
 Array = np.ndarray
+_EXPECTED = Expected("a state of the optimizer, in HDF5", frozenset({"HDF5"}))
 _FORMAT = "nnet3py-optimizer-state"
 _VERSION = 1
 _SIDES = ("in", "out")
@@ -72,7 +74,7 @@ def read_optimizer_state(rxfilename: str) -> OptimizerState:
     """
     state = OptimizerState()
     what = "state of the optimizer"
-    with open_input(rxfilename) as source, opened(rxfilename, source, what) as file:
+    with open_input(rxfilename, _EXPECTED) as source, opened(rxfilename, source, what) as file:
         require_layout(file, _FORMAT, _VERSION, f"a {what}", source.name)
         state.minibatches = _count(file, "minibatches", source.name)
         components = child_group(file, "components", source.name)

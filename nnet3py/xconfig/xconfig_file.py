@@ -6,16 +6,21 @@ Source: Kaldi egs/wsj/s5/steps/libs/nnet3/xconfig/parser.py (``read_xconfig_file
 from __future__ import annotations
 
 from nnet3py.errors import UserError
+from nnet3py.text.expectation import Expected, refuse_misfit
 from nnet3py.xconfig.layer import Layer, Predecessors
 from nnet3py.xconfig.layer_types import make_layer
 from nnet3py.xconfig.xconfig_line import parse_line
+
+_EXPECTED = Expected("an xconfig file", form=None, takes_commands=False)
 
 
 def read_text(path: str) -> str:
     """All of an xconfig file. Raises UserError if it cannot be read or is not text."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        with open(path, "rb") as file:
+            data = file.read()
+        refuse_misfit(data, path, _EXPECTED)
+        return data.decode("utf-8")
     except OSError as problem:
         raise UserError(f"Cannot read the xconfig file {path}: {problem.strerror}.") from problem
     except UnicodeDecodeError as problem:

@@ -202,7 +202,7 @@ def test_a_network_with_too_few_outputs_is_refused(hmm: Path) -> None:
 def test_a_network_alone_is_not_an_acoustic_model(tmp_path: Path) -> None:
     path = str(tmp_path / "0.raw")
     write_network(path, Network.from_config(CONFIG))
-    with pytest.raises(UserError, match="found a network without transition model and priors: nnet-am-init"):
+    with pytest.raises(UserError, match="found a network: nnet-am-init makes an acoustic model of it"):
         read_acoustic_model(path)
 
 

@@ -79,7 +79,7 @@ def test_of_a_key_given_twice_the_first_counts_with_a_warning(capsys: pytest.Cap
 def test_a_binary_file_is_not_read_as_configuration(tmp_path: Path) -> None:
     path = tmp_path / "n.config"
     path.write_bytes(b"\0B<Nnet3> \n")
-    with pytest.raises(UserError, match=r"n\.config: expected configuration lines, found binary data"):
+    with pytest.raises(UserError, match=r"n\.config: expected configuration lines of a network, found a network"):
         read_config(str(path))
     path.write_bytes(b"input-node name=\xff\n")
     with pytest.raises(UserError, match="UTF-8"):

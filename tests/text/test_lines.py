@@ -92,9 +92,9 @@ def test_a_number_is_all_of_its_file(content: str, number: int | None, tmp_path:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Cannot read .*absent: No such file or directory"):
+    with pytest.raises(UserError, match=r"Cannot read .*absent: No such file or directory"):
         read_lines(tmp_path / "absent")
-    with pytest.raises(UserError, match="Cannot write .*no/where"):
+    with pytest.raises(UserError, match=r"Cannot write .*no/where"):
         write_text(tmp_path / "no/where", "text")
 
 
