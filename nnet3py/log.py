@@ -130,10 +130,11 @@ def _write(severity: str, text: str, frame: FrameType, number: int | None = None
     place = place or f"{code.co_name}():{os.path.basename(code.co_filename)}:{number or frame.f_lineno}"
     name = _program_name or os.path.basename(sys.argv[0]) or "python"
     first, *quoted = text.rstrip("\n").split("\n")
-    if severity in ("ERROR", "WARNING"):  # others are results, which scripts read
+    if severity in ("ERROR", "WARNING"):  # others are results, which scripts read as they are
         first = shortened(first, _LONGEST_MESSAGE)
+        quoted = [f"{_INDENT}{shortened(line, _LONGEST_QUOTE)}" for line in quoted]
     lines = [f"{severity} ({name}[{__version__}]:{place}) {_escaped(first)}\n"]
-    lines += [f"{_INDENT}{_escaped(shortened(line, _LONGEST_QUOTE))}\n" for line in quoted]
+    lines += [f"{_escaped(line)}\n" for line in quoted]
     try:
         sys.stderr.write("".join(lines))
         sys.stderr.flush()
