@@ -18,8 +18,10 @@ from nnet3py.tables.holders import WAVE
 from nnet3py.tables.streams import open_input
 from nnet3py.tables.table import RandomAccessReader, TableWriter
 from nnet3py.tables.wave import Wave
-from nnet3py.text.lines import decode, fields, refuse_byte_order_mark
+from nnet3py.text.expectation import Expected
+from nnet3py.text.lines import decode, fields
 
+_EXPECTED = Expected("a file of segments", form=None, usual_names=("segments",))
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _CHANNEL = re.compile(r"[0-9]{1,9}")
 
@@ -92,8 +94,8 @@ def cut(wave: Wave, segment: Segment, min_length: float, max_overshoot: float) -
 
 def _segments(path: str) -> Iterator[tuple[str, Segment | None]]:
     """The lines of a file of segments; what is wrong with one is a warning."""
-    with open_input(path) as source:
-        refuse_byte_order_mark(source.peek(3), source.name)
+    with open_input(path, _EXPECTED) as source:
+        source.refuse_misfit()
         number = 0
         while data := source.readline():
             number += 1

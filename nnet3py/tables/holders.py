@@ -198,6 +198,8 @@ def _write_compressed(sink: Sink, value: CompressedMatrix | NDArray[Any], binary
 class _NumberHolder(Holder[T]):
     """One number, or T or F; in text, alone on its line."""
 
+    contents = frozenset({"integers", "numbers"})
+
     def __init__(
         self,
         name: str,

@@ -9,6 +9,9 @@ from nnet3py.errors import UserError
 from nnet3py.tables.holders import FLOAT, WAVE, WAVE_LENGTH
 from nnet3py.tables.streams import open_input, open_output
 from nnet3py.tables.table import SequentialReader, TableWriter, is_rspecifier, is_wspecifier
+from nnet3py.text.expectation import Expected
+
+_EXPECTED = Expected("a WAV file", WAVE.contents)
 
 
 def copy_waves(source: str, target: str) -> int | None:
@@ -23,7 +26,7 @@ def copy_waves(source: str, target: str) -> int | None:
     if is_rspecifier(source) != is_wspecifier(target):
         raise UserError(f"Expected two tables or two files, found {source!r} and {target!r}.")
     if not is_rspecifier(source):
-        with open_input(source) as stream:
+        with open_input(source, _EXPECTED) as stream:
             wave = WAVE.read(stream)
         with open_output(target) as sink:
             WAVE.write(sink, wave, True)

@@ -55,7 +55,7 @@ _MAGIC = [
     (rb"\xef\xbb\xbf", "text that begins with a byte order mark (EF BB BF, UTF-8)", "byte order mark"),
     (
         rb"\xff\xfe(?:[^\0 ]\0|(?:(?!\0\0)..){1,200}?[ \t\n]\0)|\xfe\xff(?:\0[^\0 ]|(?:(?!\0\0)..){1,200}?\0[ \t\n])",
-        "text in UTF-16, with a byte order mark",
+        "text that begins with a byte order mark (UTF-16)",
         "UTF-16",
     ),
     (rb"\x1f\x8b\x08", "a gzip-compressed file", "gzip"),
@@ -84,7 +84,7 @@ _MAGIC = [
     (rb"\x7fELF", "a compiled program (ELF)", "ELF"),
     (rb"%PDF-[0-9]", "a PDF", "PDF"),
     (rb"\x08[\x01-\x20]\x12[\x01-\x40](?:pytorch|onnx|tf2onnx|keras2onnx|skl2onnx)", "an ONNX network", "ONNX"),
-    (rb"(?i:\s*<(?:!doctype html|html|head|\?xml)[\s>])", "a web page or XML", "web page"),
+    (rb"(?i:\s*<(?:!doctype html|\?xml)[\s>])", "a web page or XML", "web page"),
     (rb"version https://git-lfs\.github\.com/", "a pointer of Git LFS in place of the file itself", "Git LFS"),
     (rb"/annex/objects/|(?:\.\./)*\.git/annex/", "a pointer of git-annex in place of the file itself", "git-annex"),
     (rb"\xd6\xfd\xb2\x7e", "a transducer of OpenFst", "transducer"),
@@ -92,6 +92,7 @@ _MAGIC = [
 ]
 _UNCERTAIN = [
     (rb"\xff[\xfb\xfa\xf3\xf2][\x10-\xfe]", "an MP3 file", "MP3"),
+    (rb"(?i:\s*<(?:html|head)[\s>])", "a web page", "web page"),
     (rb"<eps>[ \t]+0\r?\n", "a table of symbols", "symbols"),
     (rb"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])", "JSON", "JSON"),
     (

@@ -17,12 +17,12 @@ from collections.abc import Iterable
 
 from nnet3py.errors import UserError
 from nnet3py.temporary_files import replacing
+from nnet3py.text.expectation import refuse_misfit
 
 BLANKS = " \t\n\r\f\v"
 """What separates fields."""
 
 _FIELD = re.compile(f"[^{BLANKS}]+")
-_BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def decode(data: bytes) -> str:
@@ -35,26 +35,11 @@ def encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def refuse_byte_order_mark(first: bytes, name: str) -> None:
-    """Raise UserError where a text's first bytes are a byte order mark, which would become part of its first field."""
-    for mark, encoding in _BYTE_ORDER_MARKS.items():
-        if first.startswith(mark):
-            remedy = (
-                "remove it, with `sed -i '1s/^\\xef\\xbb\\xbf//'`, say"
-                if encoding == "UTF-8"
-                else "convert the file to UTF-8, with iconv, say"
-            )
-            raise UserError(
-                f"{name} begins with a byte order mark ({mark.hex(' ').upper()}, {encoding}), which would become part "
-                f"of its first word: {remedy}."
-            )
-
-
 def read_text(path: str | os.PathLike[str]) -> str:
     """A whole text file.
 
     Raises:
-        UserError: it cannot be read, or begins with a byte order mark.
+        UserError: it cannot be read, or its first bytes are not those of text: a byte order mark, a compressed file.
     """
     try:
         with open(path, "rb") as file:
@@ -62,7 +47,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     except (OSError, ValueError) as problem:
         cause = getattr(problem, "strerror", None) or problem
         raise UserError(f"Cannot read {os.fspath(path)}: {cause}.") from problem
-    refuse_byte_order_mark(data, os.fspath(path))
+    refuse_misfit(data, os.fspath(path))
     return decode(data)
 
 

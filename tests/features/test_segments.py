@@ -112,7 +112,9 @@ def test_segments_come_from_pipes_and_names_may_hold_any_byte() -> None:
     assert Path("a.ark").read_bytes() == Path("b.ark").read_bytes()
     assert Path("a.scp").read_bytes().startswith(name + b" a.ark:")
     Path("marked").write_bytes(b"\xef\xbb\xbfu r1 0 1\n")
-    assert "marked begins with a byte order mark" in run("extract-segments scp:wav.scp marked ark:a.ark", 1)
+    assert "marked: expected a file of segments, found text that begins with a byte order mark" in run(
+        "extract-segments scp:wav.scp marked ark:a.ark", 1
+    )
 
 
 def test_a_recording_is_read_once_for_all_its_segments() -> None:

@@ -56,10 +56,15 @@ def test_fields_are_separated_by_what_c_calls_white_space() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mark", "says"), [(b"\xef\xbb\xbf", "UTF-8"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")]
+    ("mark", "encoding", "says"),
+    [
+        (b"\xef\xbb\xbf", "utf-8", "UTF-8"),
+        (b"\xff\xfe", "utf-16-le", "UTF-16"),
+        (b"\xfe\xff", "utf-16-be", "UTF-16"),
+    ],
 )
-def test_a_byte_order_mark_is_named(mark: bytes, says: str, tmp_path: Path) -> None:
-    (tmp_path / "text").write_bytes(mark + b"u1 one\n")
+def test_a_byte_order_mark_is_named(mark: bytes, encoding: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(mark + "u1 one\n".encode(encoding))
     with pytest.raises(UserError, match=f"begins with a byte order mark .*{says}"):
         read_text(tmp_path / "text")
 
