@@ -159,7 +159,7 @@ def test_every_program_names_an_input_that_is_missing_before_it_reads_another(
     main, parameters = command_of(program)
     required = [f"{each.opts[0]}=1" for each in parameters if isinstance(each, click.Option) and each.required]
     arguments = arguments_of(parameters)
-    inputs = [name for word, name in arguments if re.search(r"(^|-)(in|rspecifier|rxfilename)$", word)]
+    inputs = [name for word, name in arguments if re.search(r"(^|-)(in|rspecifier|rxfilename|stats)$", word)]
     outputs = [name for word, name in arguments if re.search(r"(^|-)(out|wspecifier|wxfilename)$", word)]
     assert len(inputs) + len(outputs) == len(arguments), "an argument's metavar does not say whether it is read"
     for missing in inputs:
