@@ -1,9 +1,9 @@
 """Messages on standard error in Kaldi's form: ``LOG (nnet-average[0.1.0]:main():nnet-average:31) text``.
 
-A message is one line. Where its text has more, they are what it quotes, a job's log say, and follow it as lines of
-their own, indented, so that none of them can be taken for a message. Control characters are escaped, very long lines
-lose their middle. The place that is shown is always one of this project's own code: what click, NumPy or h5py have in
-their files says nothing to a user.
+An error or a warning is one line. Where its text has more, they are what it quotes, a job's log say, and follow it as
+lines of their own, indented, so that none of them can be taken for a message; very long lines lose their middle. Other
+messages are results and stay as they are. Control characters are escaped. The place that is shown is always one of
+this project's own code: what click, NumPy or h5py have in their files says nothing to a user.
 
 Source of the form: Kaldi src/base/kaldi-error.cc, ``MessageLogger::LogMessage``.
 """

@@ -13,6 +13,7 @@ Source: Kaldi src/util/parse-options.cc.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -46,6 +47,7 @@ def option_without_effect(*names: str, **settings: Any) -> Callable[[Any], Any]:
     return option(*names, expose_value=False, help=help_text, **settings)
 
 
+_FILE_METAVAR = re.compile(r"-?(?:in|out|[rw]specifier|[rw]xfilename)[0-9N]*>|^[RW](?:SPECIFIER|XFILENAME)$")
 _STANDARD_OPTIONS = ("config", "print_args", "verbose")
 
 
@@ -221,6 +223,15 @@ def _with_kaldis_type(parameter: click.Parameter) -> click.Parameter:
     return parameter
 
 
+def _require_files(command: _KaldiCommand, values: dict[str, Any]) -> None:
+    """Name an input that is missing, or an output that cannot be written, before any work is done."""
+    metavars = (parameter.metavar or "" for parameter in command.params)
+    if any(_FILE_METAVAR.search(metavar) for metavar in metavars):  # what follows imports NumPy
+        from nnet3py.tables.named_files import require_files
+
+        require_files(command.params, values)
+
+
 def _run(command: _KaldiCommand, function: Callable[..., int | None], args: list[str], called_as: str) -> int:
     log.set_program_name(called_as)
     warnings.showwarning = log.python_warning
@@ -235,6 +246,9 @@ def _run(command: _KaldiCommand, function: Callable[..., int | None], args: list
                 sys.stderr.write(" ".join(shlex.quote(word) for word in words) + "\n")
             for name in _STANDARD_OPTIONS:
                 del values[name]
+            if values.get("num_threads", 1) != 1:  # threads of its own, for which an engine lets the BLAS have as many
+                use_one_blas_thread()
+            _require_files(command, values)
             status = function(**values)
             sys.stdout.flush()
             return int(status or 0)

@@ -31,6 +31,7 @@ from nnet3py.nnet.transition_model import write_transition_model_to
 from nnet3py.program import reason
 from nnet3py.tables.basic_types import write_header
 from nnet3py.tables.holders import INT_VECTOR, MATRIX
+from nnet3py.tables.named_files import require_input, require_output_folder
 from nnet3py.tables.streams import open_output
 from nnet3py.tables.table import SequentialReader, TableWriter
 from nnet3py.temporary_files import replacing
@@ -50,6 +51,9 @@ def align_data_directory(
     Raises:
         UserError: a file is missing or malformed, nothing can be aligned, or the library is not installed.
     """
+    for name in ("text", "feats.scp"):
+        require_input(os.path.join(data_dir, name))
+    require_output_folder(ali_dir)
     language = read_language(lang_dir)
     texts = read_transcripts(os.path.join(data_dir, "text"))
     transcripts = {key: tuple(words) for key, words in texts.items()}

@@ -28,6 +28,7 @@ from nnet3py.directories.belonging import TRANSITIONS, require_num_pdfs, require
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
 from nnet3py.program import reason
+from nnet3py.tables.named_files import require_input, require_output_folder
 from nnet3py.temporary_files import replacing
 from nnet3py.text.lines import read_text, write_text
 from nnet3py.text.symbols import read_symbols
@@ -194,6 +195,8 @@ def make_graph_dir(
     """
     if grammar not in GRAMMARS:
         raise UserError(f"--grammar: expected loop or word, found {grammar!r}.")
+    require_input(os.path.join(lang_dir, "L_disambig.fst"))
+    require_output_folder(graph_dir)
     phones = read_symbols(os.path.join(lang_dir, "phones.txt"))
     words = read_symbols(os.path.join(lang_dir, "words.txt"))
     path = os.path.join(model_dir, "final.mdl")

@@ -23,6 +23,7 @@ from nnet3py.driver.experiment import Experiment, remove_unfinished, termination
 from nnet3py.driver.options import PriorOptions, TrainingOptions
 from nnet3py.driver.preparation import Egs
 from nnet3py.errors import UserError
+from nnet3py.tables.named_files import require_input, require_output_folder
 from nnet3py.text.lines import write_text
 
 
@@ -42,6 +43,11 @@ class PriorData:
     max_archives: int
     examples: int
 
+    @property
+    def num_jobs(self) -> int:
+        """How many jobs read them, an archive each."""
+        return min(self.max_archives, self.num_archives)
+
 
 def prior_data(options: TrainingOptions, egs: Egs) -> PriorData:
     """The examples that a training's priors are made of."""
@@ -58,7 +64,7 @@ def sum_posteriors(
     Raises:
         UserError: a job has failed.
     """
-    jobs = min(data.max_archives, data.num_archives)
+    jobs = data.num_jobs
     engine.run(
         experiment.log(f"get_post.{name}.JOB"),
         pipeline(
@@ -136,11 +142,12 @@ def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
         if not os.path.isdir(path):
             raise UserError(f"{path} is not a directory.")
     model = f"{folder}/{options.iteration}.{'raw' if options.use_raw_nnet else 'mdl'}"
-    for path in (model, f"{egs_folder}/egs.1.ark"):
-        if not os.path.isfile(path):
-            raise UserError(f"There is no {path}.")
-    os.makedirs(f"{folder}/log", exist_ok=True)
+    require_output_folder(f"{folder}/log")
+    require_input(model)
     data = PriorData(egs_folder, _num_archives(egs_folder), options.num_jobs_compute_prior, options.prior_subset_size)
+    for job in range(1, data.num_jobs + 1):
+        require_input(f"{egs_folder}/egs.{job}.ark")
+    os.makedirs(f"{folder}/log", exist_ok=True)
     experiment = Experiment(folder)
     with (
         termination_interrupts(),

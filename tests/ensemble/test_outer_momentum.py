@@ -133,7 +133,7 @@ def test_the_program_carries_the_velocity_in_a_model_file(models: Path, velocity
         (["--outer-momentum=0.5"], "--start-model"),
         (["--velocity-out=v.raw"], "--start-model"),
         (["--outer-momentum=1", "--start-model=0.raw"], "--outer-momentum=1"),
-        (["--start-model=0.raw", "--velocity-in=v.raw", "--velocity-out=v.raw"], "two names"),
+        (["--start-model=0.raw", "--velocity-in=other.raw", "--velocity-out=other.raw"], "two names"),
         (["--start-model=0.raw", "--velocity-in=other.raw"], "other.raw differ"),
         (["--start-model=missing.raw"], "missing.raw"),
     ],

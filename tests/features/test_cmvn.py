@@ -196,7 +196,7 @@ def test_an_utterance_without_statistics_gets_a_warning_and_no_output() -> None:
     ("command", "message"),
     [
         ("apply-cmvn --norm-vars --norm-means=false x scp:feats.scp ark:out.ark", "without the mean"),
-        ("apply-cmvn --utt2spk=ark:utt2spk x.mat scp:feats.scp ark:out.ark", "needs a table of statistics"),
+        ("apply-cmvn --utt2spk=ark:utt2spk feats.ark scp:feats.scp ark:out.ark", "needs a table of statistics"),
         ("apply-cmvn --skip-dims=1:x ark:feats.ark scp:feats.scp ark:out.ark", "columns such as 13:14:15"),
         ("apply-cmvn ark:feats.ark scp:feats.scp ark:out.ark", "Utterance 'u1': Expected statistics of 2 rows"),
         ("apply-cmvn ark:/dev/null scp:feats.scp ark:out.ark", "No utterance of scp:feats.scp was normalised"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from grid_engine_cluster import GridEngineCluster
 
-from nnet3py.jobs import queue_conf, sge
+from nnet3py.jobs import log_file, queue_conf, sge
 
 QUICK = ("--wait-for-files", "3", "--poll-interval", "0.5")
 
@@ -62,6 +63,29 @@ def test_an_array_leaves_kaldis_logs_and_nothing_else(cluster: GridEngineCluster
     lines = Path("log/x.3.log").read_text().splitlines()
     assert re.fullmatch(r"# Running on \S+ as job \d+\.3 of run-sge", lines[1])
     assert re.fullmatch(r"# Ended \(code 0\) at .+, elapsed time \d+ seconds", lines[-1])
+
+
+@pytest.mark.slow
+def test_an_engine_within_a_job_gives_its_jobs_nothing_of_that_job(cluster: GridEngineCluster) -> None:
+    Path("outer.sh").write_text(
+        f"#!/bin/bash\nPATH={shlex.quote(os.environ['PATH'])}\nenv > outer\n"
+        f"run-sge {' '.join(QUICK)} single.log env\n"
+        "run-local _K_=1:3 x._K_.log bash -c 'mkdir held && env && sleep 0.1 && rmdir held'\n"
+    )
+    words = ["-V", "-cwd", "-S", "/bin/bash", "-j", "y", "-o", "said", "-t", "3-3"]
+    cluster.command("qsub", *words, "-N", "outer", "outer.sh")
+    wait_until(lambda: Path("x.3.log").exists() and log_file.status("x.3.log") is not None, 60)
+    outer, single, within = (
+        dict(line.partition("=")[::2] for line in lines)
+        for lines in (Path("outer").read_text().splitlines(), output_of("single.log"), output_of("x.2.log"))
+    )
+    assert (outer["SGE_TASK_ID"], outer["NSLOTS"]) == ("3", "1")
+    assert single["JOB_ID"] != outer["JOB_ID"]
+    assert single["SGE_TASK_ID"] == "undefined"
+    assert single["SGE_ROOT"] == outer["SGE_ROOT"]
+    assert within["JOB_ID"] == outer["JOB_ID"]
+    assert "SGE_TASK_ID" not in within
+    assert [log_file.status(f"x.{number}.log") for number in (1, 2, 3)] == [0, 0, 0]  # one at a time
 
 
 @pytest.mark.slow

@@ -105,9 +105,9 @@ def test_a_raw_network_leaves_the_sums(made: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "arguments", "says"),
     [
-        (["--iter=6"], ["exp", "egs"], "There is no exp/6.mdl"),
+        (["--iter=6"], ["exp", "egs"], "Cannot open exp/6.mdl to read"),
         ([], ["exp", "nowhere"], "nowhere is not a directory"),
-        ([], ["exp", "data"], "There is no data/egs.1.ark"),
+        ([], ["exp", "data"], "Expected a number in data/info/num_archives"),
         (["--num-jobs-compute-prior=0"], ["exp", "egs"], "num-jobs-compute-prior"),
         (["--iter=$(date)"], ["exp", "egs"], "--iter is '$(date)'"),
         ([], ["my exp", "egs"], "<exp-dir> is 'my exp'"),
@@ -120,3 +120,14 @@ def test_what_is_missing_is_said_in_one_line(made: Path, options: list[str], arg
     errors = [line for line in log.splitlines() if line.startswith("ERROR (adjust_priors.py")]
     assert len(errors) == 1
     assert says in errors[0]
+
+
+def test_an_archive_that_is_missing_is_named_before_any_job_runs(made: Path) -> None:
+    (made / "one/info").mkdir(parents=True)
+    (made / "one/info/num_archives").write_text("2\n")
+    (made / "one/egs.1.ark").write_bytes((made / "egs/egs.1.ark").read_bytes())
+    (made / "new").mkdir()
+    (made / "new/5.mdl").write_bytes((made / "exp/5.mdl").read_bytes())
+    log = run(made, str(STEP), "--iter=5", "new", "one", status=1)
+    assert "Cannot open one/egs.2.ark to read: No such file or directory." in log
+    assert [path.name for path in (made / "new").iterdir()] == ["5.mdl"]

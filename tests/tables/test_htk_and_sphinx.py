@@ -112,4 +112,5 @@ def test_what_is_not_a_sphinx_file_is_refused(data: bytes, message: str, tmp_pat
 
 
 def test_both_forms_at_once_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
     assert "not both" in run(tmp_path, "copy-feats", "--htk-in", "--sphinx-in", "a", "b", status=1)
