@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -150,6 +150,21 @@ def read_statistics(rxfilename: str) -> LdaStatistics:
     # The file holds the scatter around the class means: its float32 would lose too much of the whole.
     statistics.scatter = rest + statistics._scatter_of_classes(counts, sums)
     return statistics
+
+
+def read_sum(rxfilenames: Sequence[str]) -> LdaStatistics:
+    """The sum of the statistics in files.
+
+    Raises:
+        UserError: as for :func:`read_statistics`, and where two files are of different dimensions or classes.
+    """
+    total = read_statistics(rxfilenames[0])
+    for name in rxfilenames[1:]:
+        try:
+            total.add(read_statistics(name))
+        except UserError as problem:
+            raise UserError(f"{name} after {rxfilenames[0]}: {problem}") from problem
+    return total
 
 
 def _read_part(source: Source, binary: bool, token: str) -> np.ndarray:

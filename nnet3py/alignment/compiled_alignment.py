@@ -97,7 +97,7 @@ def best_path(
 
 
 def _check_log_likelihoods(log_likelihoods: NDArray[np.float32], model: TransitionModel) -> None:
-    if log_likelihoods.shape[1] < model.num_pdfs:
+    if log_likelihoods.shape[1] != model.num_pdfs:
         raise UserError(
             f"expected {model.num_pdfs} log-likelihoods a frame, one for each pdf of the model, found "
             f"{log_likelihoods.shape[1]}: are they of another network"
@@ -263,6 +263,8 @@ def align_table(
                 path = best_path(table[utterance], model, np.asarray(matrix), transition_costs, acoustic_scale)
             except UserError as problem:
                 raise UserError(f"Cannot align utterance {utterance}: {problem}.") from problem
+            if path is not None:
+                _require_path_of_model(utterance, path.transitions, model, graphs)
             if path is None:
                 log.warning(f"Did not successfully decode file {utterance}, len = {len(matrix)}")
                 counts.failed += 1
@@ -275,6 +277,16 @@ def align_table(
             counts.log_likelihood -= path.cost / acoustic_scale
         _require_some(counts, log_likelihoods)
     return counts
+
+
+def _require_path_of_model(utterance: str, path: Ints, model: TransitionModel, graphs: str) -> None:
+    """Refuse a path that the model's HMMs do not have: its graph was compiled with another model."""
+    place = model.first_break(path)
+    if place is not None:
+        raise UserError(
+            f"The graphs in {graphs} were compiled with another model: in that of utterance {utterance} the "
+            f"transition-id {path[place]} follows {path[place - 1]}, as it does nowhere in this one."
+        )
 
 
 def align_table_equally(graphs: str, features: str, alignments: str, seed: int) -> AlignmentCounts:

@@ -49,7 +49,7 @@ class _HmmState:
 
 
 class GraphCompiler:
-    """A lexicon and a model, ready to compile transcripts."""
+    """A lexicon and a model, ready to compile transcripts. ``words``: the numbers that the lexicon has."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class GraphCompiler:
         silent = {EPSILON, *disambiguation}
         self._phones = [EPSILON if label in silent else label for label in lexicon.ilabels.tolist()]
         self._hmms = _hmms(model, sorted(set(self._phones) - {EPSILON}))
+        self.words = frozenset(lexicon.olabels.tolist())
         self._arcs_of: dict[tuple[int, int], list[int]] = {}
         for arc, (source, word) in enumerate(zip(lexicon.sources.tolist(), lexicon.olabels.tolist(), strict=True)):
             self._arcs_of.setdefault((source, word), []).append(arc)
@@ -286,7 +287,9 @@ def compile_table(compiler: GraphCompiler, transcripts: str, graphs: str) -> tup
             except UserError as problem:
                 raise UserError(f"Utterance {utterance}: {problem}") from problem
             if graph is None:
-                log.warning(f"Empty graph for utterance {utterance}: the lexicon cannot say its words.")
+                unknown = sorted({*words.tolist()} - compiler.words)
+                what = f"its word {unknown[0]}" if unknown else "its words"
+                log.warning(f"Empty graph for utterance {utterance}: the lexicon cannot say {what}.")
                 failed += 1
                 continue
             writer.write(utterance, graph)

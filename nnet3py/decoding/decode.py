@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nnet3py import log
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.decoding.library_transducer import const_transducer
+from nnet3py.directories.belonging import require_labels
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import read_transition_model
 from nnet3py.tables.holders import INT_VECTOR, MATRIX, TOKEN_VECTOR
@@ -154,7 +155,13 @@ def decode_table(
     """
     transitions = read_transition_model(model)
     symbols = {number: word for word, number in read_symbols(word_symbol_table).items()} if word_symbol_table else None
-    decoder = GraphDecoder(read_transducer_file(graph), transitions.pdf_of_transition, **search)
+    transducer = read_transducer_file(graph)
+    if word_symbol_table:
+        require_labels(transducer.olabels, graph, word_symbol_table)
+    try:
+        decoder = GraphDecoder(transducer, transitions.pdf_of_transition, **search)
+    except UserError as problem:
+        raise UserError(f"Cannot decode with {graph} and {model}: {problem}") from problem
     decoded, failed, frames, cost = 0, 0, 0, 0.0
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(SequentialReader(loglikes_rspecifier, MATRIX))
@@ -167,15 +174,19 @@ def decode_table(
                 path = decoder.decode(np.asarray(log_likelihoods, np.float32))
             except UserError as problem:
                 raise UserError(f"{loglikes_rspecifier}: utterance {key}: {problem}") from problem
+            if path is not None and (place := transitions.first_break(np.array(path.alignment, np.int32))) is not None:
+                raise UserError(
+                    f"{graph} is of another model than {model}: in utterance {key} the transition-id "
+                    f"{path.alignment[place]} follows {path.alignment[place - 1]}, as it does nowhere in this model. "
+                    "Make the graph with this model, or decode with the model that it was made with."
+                )
             if path is None or not (path.complete or allow_partial):
                 log.warning(f"Utterance {key}: no path through the graph reaches its end; it is left out.")
                 failed += 1
                 continue
             if not path.complete:
                 log.warning(f"Utterance {key}: no final state reached; the words found are given.")
-            words_out.write(
-                key, path.words if symbols is None else [_word(symbols, w, word_symbol_table) for w in path.words]
-            )
+            words_out.write(key, path.words if symbols is None else [symbols[word] for word in path.words])
             if alignment_out is not None:
                 alignment_out.write(key, np.array(path.alignment, np.int32))
             decoded, frames, cost = decoded + 1, frames + len(log_likelihoods), cost + path.cost
@@ -183,11 +194,3 @@ def decode_table(
     if frames:
         log.log(f"Overall log-likelihood per frame is {-cost / frames:.6g} over {frames} frames.")
     return decoded
-
-
-def _word(symbols: dict[int, str], number: int, table: str) -> str:
-    if number not in symbols:
-        raise UserError(
-            f"The graph has the word number {number}, which {table} lacks: they are of different languages."
-        )
-    return symbols[number]

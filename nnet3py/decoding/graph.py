@@ -24,11 +24,18 @@ from typing import TYPE_CHECKING
 
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.decoding.library_transducer import read_vector_transducer
-from nnet3py.directories.belonging import TRANSITIONS, require_num_pdfs, require_same_phones, transitions_id
+from nnet3py.directories.belonging import (
+    TRANSITIONS,
+    require_labels,
+    require_same_phones,
+    require_whole_model,
+    transitions_id,
+)
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
 from nnet3py.program import reason
 from nnet3py.tables.named_files import require_input, require_output_folder
+from nnet3py.tables.transducer import read_transducer_file
 from nnet3py.temporary_files import replacing
 from nnet3py.text.lines import read_text, write_text
 from nnet3py.text.symbols import read_symbols
@@ -203,6 +210,7 @@ def make_graph_dir(
     model = read_transition_model(path)
     _require_language_of_model(lang_dir, phones, model_dir, path, model)
     grammar_path = os.path.join(lang_dir, "G.fst")
+    _require_symbols(lang_dir)
     graph = compile_graph(
         read_vector_transducer(os.path.join(lang_dir, "L_disambig.fst")),
         read_vector_transducer(grammar_path)
@@ -232,13 +240,27 @@ def make_graph_dir(
     return graph
 
 
+def _require_symbols(lang_dir: str) -> None:
+    """Refuse a lexicon or a grammar with labels that the language's phones.txt and words.txt do not have."""
+    words = os.path.join(lang_dir, "words.txt")
+    path = os.path.join(lang_dir, "L_disambig.fst")
+    lexicon = read_transducer_file(path)
+    require_labels(lexicon.ilabels, path, os.path.join(lang_dir, "phones.txt"))
+    require_labels(lexicon.olabels, path, words)
+    path = os.path.join(lang_dir, "G.fst")
+    if os.path.exists(path):
+        grammar = read_transducer_file(path)
+        require_labels(grammar.ilabels, path, words)
+        require_labels(grammar.olabels, path, words)
+
+
 def _require_language_of_model(
     lang_dir: str, phones: dict[str, int], model_dir: str, path: str, model: TransitionModel
 ) -> None:
     """Refuse a language with other phones than the model's, and a model that is not of its own directory."""
     advice = "Make the graph with the language that the model was made with."
     require_same_phones(lang_dir, model_dir, advice)
-    require_num_pdfs(model_dir, model.num_pdfs, path, "Put the model and what was made with it together again.")
+    require_whole_model(model_dir, path, model)
     spoken = {number for name, number in phones.items() if number and not name.startswith("#")}
     if (known := set(model.topology.phones)) != spoken:
         number = min(known ^ spoken)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnet3py import log
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.errors import UserError
@@ -106,10 +107,16 @@ def score_decode_dir(data_dir: str, decode_dir: str) -> tuple[ErrorRate, str]:
     rates: list[tuple[int, float, str, ErrorRate]] = []
     for path in folder.glob("hyp_*.txt"):
         name = path.name[len("hyp_") : -len(".txt")]
+        hypotheses = read_transcripts(path)
         try:
-            rate = error_rate(references, read_transcripts(path))
+            rate = error_rate(references, hypotheses)
         except UserError as problem:
             raise UserError(f"{path} against {data_dir}/text: {problem}") from problem
+        if strange := [key for key in hypotheses if key not in references]:
+            log.warning(
+                f"{len(strange)} of the {len(hypotheses)} utterances in {path} are not in {data_dir}/text "
+                f"({strange[0]}, say) and do not count: is it the text of the data that were decoded?"
+            )
         rates.append((rate.errors, float(name), name, rate))
     if not rates:
         raise UserError(f"{decode_dir} has no hypotheses hyp_X.txt: run steps/decode.py first.")

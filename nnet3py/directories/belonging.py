@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from nnet3py.errors import UserError
@@ -18,10 +19,15 @@ from nnet3py.text.lines import read_number, read_text
 from nnet3py.text.symbols import read_symbols
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from nnet3py.nnet.transition_model import TransitionModel
 
 TRANSITIONS = "transitions.id"
 """The file of a graph's directory that says which transition model the graph is of."""
+
+_MOST_SHOWN = 4  # pdfs in a message
 
 
 def require_same_phones(first: str, second: str, advice: str) -> None:
@@ -66,6 +72,110 @@ def require_same_tree(first: str, second: str, advice: str) -> None:
         raise UserError(
             f"{paths[0]} and {paths[1]} are different trees, of {ours.num_pdfs} and {theirs.num_pdfs} pdfs. {advice}"
         )
+
+
+def require_tree_of_model(tree: str, path: str, model: TransitionModel, advice: str) -> None:
+    """Compare the tree in a file with the transition model of the file ``path``: the pdfs of each state of each phone.
+
+    ``advice`` ends the sentence.
+
+    Raises:
+        UserError: they differ, or the tree cannot be read.
+    """
+    from nnet3py.nnet.transition_model import NO_PDF
+    from nnet3py.nnet.tree import read_tree
+
+    found = read_tree(tree)
+    if found.num_pdfs != model.num_pdfs:
+        raise UserError(f"{tree} has {found.num_pdfs} pdfs, {path} has {model.num_pdfs}: {advice}")
+    known: dict[tuple[int, int, int], set[int]] = {}
+    for phone, state, forward, self_loop in model.tuples.tolist():
+        known.setdefault((phone, state, 0), set()).add(forward)
+        known.setdefault((phone, state, 1), set()).add(self_loop)
+    exactly = model.topology.is_hmm()  # with two pdfs a state, not every pair of what the tree has can come
+    for phone in model.topology.phones:
+        for number, state in enumerate(model.topology.states(phone)):
+            for which, pdf_class in enumerate((state.forward_pdf_class, state.self_loop_pdf_class)):
+                if pdf_class == NO_PDF:
+                    continue
+                ours, theirs = set(found.pdfs_of(phone, pdf_class)), known.get((phone, number, which), set())
+                if not (ours == theirs if exactly else ours >= theirs):
+                    raise UserError(
+                        f"State {number} of phone {phone} has {_some_pdfs(ours)} by {tree}, {_some_pdfs(theirs)} by "
+                        f"{path}: {advice}"
+                    )
+
+
+def _some_pdfs(pdfs: set[int]) -> str:
+    """Pdfs in few words."""
+    words = [str(pdf) for pdf in sorted(pdfs)[:_MOST_SHOWN]] + ["..."] * (len(pdfs) > _MOST_SHOWN)
+    return f"the pdf{'s' if len(pdfs) > 1 else ''} {', '.join(words)}" if words else "no pdf"
+
+
+def require_whole_model(directory: str, path: str, model: TransitionModel) -> None:
+    """Compare ``tree`` and ``num_pdfs`` of a directory, where it has them, with its model, that of the file ``path``.
+
+    Raises:
+        UserError: one of them is of another model.
+    """
+    require_num_pdfs(directory, model.num_pdfs, path, "Put the model and what was made with it together again.")
+    if os.path.isfile(f"{directory}/tree"):
+        advice = "put the tree and the model that was made with it together again."
+        require_tree_of_model(f"{directory}/tree", path, model, advice)
+
+
+def require_output_of_pdfs(dim: int, network: str, num_pdfs: int, whose: str, advice: str) -> None:
+    """Compare a network's output with the number of pdfs of ``whose``; ``network`` says where the network is.
+
+    Raises:
+        UserError: they differ.
+    """
+    if dim != num_pdfs:
+        raise UserError(
+            f"The network in {network} has the output dimension {dim}, {whose} has {num_pdfs} pdfs. {advice}"
+        )
+
+
+def require_dimension(dim: int | None, script: str, wanted: int, whose: str) -> None:
+    """Compare the dimension of what is in a script with the one that ``whose`` input has; None: it is not known.
+
+    Raises:
+        UserError: they differ.
+    """
+    if dim is not None and dim != wanted:
+        raise UserError(
+            f"{script} has dimension {dim}, {whose} of dimension {wanted}: make these as for the data that the model "
+            "was trained on."
+        )
+
+
+def require_labels(labels: NDArray[np.int32], source: str, table: str, others: Collection[int] = ()) -> None:
+    """Compare a transducer's labels on one side, those of the file ``source``, with a symbol table.
+
+    ``others``: labels that need not be in it. The label 0 is no symbol.
+
+    Raises:
+        UserError: a label is not in the table, or the table cannot be read.
+    """
+    import numpy as np
+
+    unknown = np.setdiff1d(labels, [0, *read_symbols(table).values(), *others])
+    if len(unknown):
+        raise UserError(
+            f"{source} has the label {unknown.max()}, which {table} has no symbol for: they are of two languages."
+        )
+
+
+def require_same_subsampling(first: str, second: str, advice: str) -> None:
+    """Compare two files ``frame_subsampling_factor``, where both are there.
+
+    Raises:
+        UserError: they say different numbers.
+    """
+    if all(map(os.path.isfile, (first, second))):
+        ours, theirs = read_number(first, least=1), read_number(second, least=1)
+        if ours != theirs:
+            raise UserError(f"{first} says {ours}, {second} says {theirs}. {advice}")
 
 
 def require_num_pdfs(directory: str, num_pdfs: int, whose: str, advice: str) -> None:

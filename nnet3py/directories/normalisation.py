@@ -15,6 +15,7 @@ import shlex
 from dataclasses import dataclass
 
 from nnet3py import log
+from nnet3py.directories.dimensions import first_columns, matrix_columns
 from nnet3py.errors import UserError
 from nnet3py.text.lines import BLANKS, read_table, read_text
 
@@ -24,6 +25,9 @@ NONE = "--norm-means=false --norm-vars=false"
 _TRUE, _FALSE = ("true", "t", "1", ""), ("false", "f", "0")
 _SWITCHES = {"--norm-means": True, "--norm-vars": False, "--reverse": False}
 """The switches of apply-cmvn and apply-cmvn-online that change what is done, and their defaults."""
+
+_ONLINE = {"--cmn-window": "600", "--speaker-frames": "600", "--global-frames": "200"}
+"""What apply-cmvn-online goes by besides, and its defaults."""
 
 _PLACES_OF_DATA = ("--utt2spk", "--spk2utt", "--print-args", "--verbose")
 """Options that say where things are, not what is done."""
@@ -66,7 +70,7 @@ class Normalisation:
             words = shlex.split(self.options)
         except ValueError as problem:
             raise UserError(f"Cannot read the options {self.options!r} ({self.source}): {problem}.") from problem
-        found: dict[str, str | bool] = dict(_SWITCHES)
+        found: dict[str, str | bool] = {**_SWITCHES, **(_ONLINE if self.online else {})}
         position = 0
         while position < len(words):
             name, equals, value = words[position].partition("=")
@@ -91,6 +95,12 @@ class Normalisation:
         """Whether features stay as they are; apply-cmvn then reads no statistics."""
         return self.effect()["--norm-means"] is False
 
+    def is_that_of(self, other: Normalisation) -> bool:
+        """Whether features become the same, whatever the options look like."""
+        if self.does_nothing or other.does_nothing:
+            return self.does_nothing and other.does_nothing
+        return self.online == other.online and self.effect() == other.effect()
+
     def require(self, data_dir: str, model_dir: str) -> None:
         """Look for what it needs: statistics and speakers of the data, or of the model's directory if online.
 
@@ -110,6 +120,26 @@ class Normalisation:
                     else "it says which speaker's statistics are an utterance's"
                 )
                 raise UserError(f"There is no {path}, which the normalisation {self} needs: {advice}.")
+
+    def require_dimension(self, dim: int | None, whose: str, data_dir: str, model_dir: str) -> None:
+        """Compare the statistics that it needs, see :meth:`require`, with features of dimension ``dim``.
+
+        ``whose`` names the features; None: their dimension is not known, nor compared. Statistics of the data are
+        looked at where they can be read; of them the first, for the jobs look at all.
+
+        Raises:
+            UserError: the statistics are of another dimension, or the global ones cannot be read.
+        """
+        if dim is None or self.does_nothing:
+            return
+        path = f"{model_dir}/global_cmvn.stats" if self.online else f"{data_dir}/cmvn.scp"
+        columns = matrix_columns(path) if self.online else first_columns(path)
+        if columns is not None and columns != dim + 1:
+            advice = "they are of another model" if self.online else "make them of these, with compute-cmvn-stats"
+            raise UserError(
+                f"The statistics in {path} are of features of dimension {columns - 1}, {whose} has dimension {dim}: "
+                f"{advice}."
+            )
 
     def command(self, features: str, *, data_dir: str, spk2utt: str = "", statistics: str = "") -> str:
         """The shell command that normalises a table, to its standard output; "" where nothing is to be done.
@@ -173,7 +203,7 @@ def require_same_normalisation(first: str, second: str, advice: str) -> None:
     if not all(os.path.isfile(f"{each}/cmvn_opts") for each in (first, second)):
         return
     ours, theirs = normalisation_of(first), normalisation_of(second)
-    if (ours.effect(), ours.online) != (theirs.effect(), theirs.online):
+    if not ours.is_that_of(theirs):
         raise UserError(
             f"The features of {first} and {second} are not normalised alike: {_shown(ours)} in {first}, "
             f"{_shown(theirs)} in {second}. {advice}"

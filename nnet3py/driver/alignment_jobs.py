@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from nnet3py import log
 from nnet3py.alignment.timed_phones import monophone_transition_model, monophone_tree_text
-from nnet3py.directories.belonging import require_num_pdfs, require_same_phones
+from nnet3py.directories.belonging import require_labels, require_same_phones, require_whole_model
 from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.driver.data_used import DataUsed
@@ -27,10 +27,10 @@ from nnet3py.driver.likelihood_jobs import LikelihoodJobs
 from nnet3py.driver.options import AlignOptions, EqualAlignOptions
 from nnet3py.driver.split_data import remove_matching, remove_parts, split_features
 from nnet3py.errors import UserError
-from nnet3py.nnet.transition_model import TransitionModel, read_topology, write_transition_model_to
-from nnet3py.nnet.tree import read_tree
+from nnet3py.nnet.transition_model import read_topology, write_transition_model_to
 from nnet3py.tables.basic_types import write_header
 from nnet3py.tables.streams import open_output
+from nnet3py.tables.transducer import read_transducer_file
 from nnet3py.text.lines import fields, read_lines, read_text, write_text
 from nnet3py.text.symbols import read_symbols
 
@@ -56,8 +56,7 @@ def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: s
     require_same_phones(lang, model_dir, "Align with the model's own language.")
     likelihoods = LikelihoodJobs(options, data, source, folder)
     model = likelihoods.acoustic_model.transition_model
-    _check_tree(f"{model_dir}/tree", source, model)
-    require_num_pdfs(model_dir, model.num_pdfs, source, "Put the model and what was made with it together again.")
+    require_whole_model(model_dir, source, model)
     transcripts = None if options.graphs else _transcripts(data, lang)
     os.makedirs(f"{folder}/log", exist_ok=True)
     with (
@@ -145,16 +144,6 @@ def _need(*paths: str) -> None:
             raise UserError(f"There is no {path}, which alignment needs.")
 
 
-def _check_tree(path: str, model: str, transitions: TransitionModel) -> None:
-    """Refuse a tree that gives graphs other pdfs than the model has."""
-    num_pdfs = read_tree(path).num_pdfs
-    if num_pdfs != transitions.num_pdfs:
-        raise UserError(
-            f"{path} has {num_pdfs} pdfs, {model} has {transitions.num_pdfs}: align with the tree that the model was "
-            "made with."
-        )
-
-
 def _copy_or_remove(source: str, target: str) -> None:
     """Copy what is there; what an earlier run has left of what is not, goes."""
     if source and os.path.isfile(source):
@@ -169,6 +158,7 @@ def _transcripts(data: str, lang: str) -> dict[str, str]:
     Raises:
         UserError: a word is not in the language's list, and nothing stands for such words.
     """
+    _require_symbols(lang)
     numbers = read_symbols(f"{lang}/words.txt")
     unknown = _unknown_word(lang, numbers)
     found = {}
@@ -181,6 +171,14 @@ def _transcripts(data: str, lang: str) -> dict[str, str]:
                 )
         found[utterance] = " ".join(str(numbers.get(word, unknown)) for word in words)
     return found
+
+
+def _require_symbols(lang: str) -> None:
+    """Refuse a lexicon with labels that the language's phones.txt and words.txt do not have."""
+    path = f"{lang}/L.fst"
+    lexicon = read_transducer_file(path)
+    require_labels(lexicon.ilabels, path, f"{lang}/phones.txt")
+    require_labels(lexicon.olabels, path, f"{lang}/words.txt")
 
 
 def _leave_out_without_transcript(used: DataUsed, transcripts: Mapping[str, str]) -> None:

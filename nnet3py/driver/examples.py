@@ -26,7 +26,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nnet3py import log
+from nnet3py.directories.belonging import require_whole_model
 from nnet3py.directories.data import DataDirectory
+from nnet3py.directories.dimensions import first_columns
 from nnet3py.directories.normalisation import Normalisation
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
 from nnet3py.driver.data_used import DataUsed, said_in_logs
@@ -40,7 +42,6 @@ from nnet3py.egs.utterance_splitter import ChunkConfig, UtteranceSplitter, targe
 from nnet3py.errors import UserError
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
 from nnet3py.nnet.transition_model import read_transition_model
-from nnet3py.nnet.tree import read_tree
 from nnet3py.temporary_files import replacing
 from nnet3py.text.lines import encode, fields, joined, read_lines, read_number, read_table, read_text, write_text
 
@@ -151,6 +152,7 @@ class _Maker:
     def _check_normalisation(self) -> None:
         if not self.options.online_cmvn:
             self.normalisation.require(self.data, self.folder)
+            self._check_statistics()
             return
         if self.normalisation.does_nothing:
             raise UserError(
@@ -159,15 +161,20 @@ class _Maker:
             )
         if not os.path.isfile(f"{self.data}/cmvn.scp"):
             raise UserError(f"Expected {self.data}/cmvn.scp for --online-cmvn, found none.")
+        self._check_statistics()
+
+    def _check_statistics(self) -> None:
+        script = f"{self.data}/feats.scp"
+        self.normalisation.require_dimension(first_columns(script), script, self.data, self.folder)
 
     def _count_pdfs(self) -> int:
         """The number of classes, by all that say it: the alignment's model, tree and num_pdfs, and the option."""
         found: dict[str, int] = {}
         if has_transition_ids(self.ali_dir):
             path = f"{self.ali_dir}/final.mdl"
-            found[path] = read_transition_model(path).num_pdfs
-            if os.path.isfile(f"{self.ali_dir}/tree"):
-                found[f"{self.ali_dir}/tree"] = read_tree(f"{self.ali_dir}/tree").num_pdfs
+            model = read_transition_model(path)
+            require_whole_model(self.ali_dir, path, model)
+            found[path] = model.num_pdfs
         if os.path.isfile(f"{self.ali_dir}/num_pdfs"):
             found[f"{self.ali_dir}/num_pdfs"] = read_number(f"{self.ali_dir}/num_pdfs")
         if self.options.num_pdfs:

@@ -9,8 +9,9 @@ import os
 import shlex
 
 from nnet3py import log
-from nnet3py.directories.belonging import require_same_extractor
+from nnet3py.directories.belonging import require_dimension, require_output_of_pdfs, require_same_extractor
 from nnet3py.directories.data import DataDirectory
+from nnet3py.directories.dimensions import first_columns
 from nnet3py.directories.normalisation import normalisation_of
 from nnet3py.driver.data_used import DataUsed
 from nnet3py.driver.options import NetworkJobOptions
@@ -58,6 +59,7 @@ class LikelihoodJobs:
         self.features = self.data.features()
         self.normalisation = normalisation_of(self.model_dir, options.cmvn_opts)
         self.normalisation.require(data_dir, self.model_dir)
+        self._require_dimensions(data_dir)
         self.used = DataUsed(list(self.features), self.data.lengths())
         for utterance, reason in self.normalisation.without_statistics(list(self.features), data_dir).items():
             self.used.leave_out([utterance], reason)
@@ -65,6 +67,20 @@ class LikelihoodJobs:
         self._speaker_of: dict[str, str] | None = None
         if self.normalisation.online and not self.normalisation.does_nothing:
             self._speaker_of = self.data.speakers(self.features, "normalisation as in training")
+
+    def _require_dimensions(self, data_dir: str) -> None:
+        """Compare the model's parts with each other, and its input with the features and their statistics."""
+        acoustic_model, script = self.acoustic_model, f"{data_dir}/feats.scp"
+        require_output_of_pdfs(
+            acoustic_model.num_pdfs,
+            self.model,
+            acoustic_model.transition_model.num_pdfs,
+            "its transition model",
+            "Make the model of a network and a transition model of one training.",
+        )
+        dim = acoustic_model.network.input_dim("input")
+        require_dimension(first_columns(script), script, dim, f"the network of {self.model} takes features")
+        self.normalisation.require_dimension(dim, f"the input of {self.model}", data_dir, self.model_dir)
 
     def split(self) -> int:
         """Write the jobs' parts; returns how many jobs there are."""
@@ -120,10 +136,12 @@ class LikelihoodJobs:
                 f"The network of {self.model} has no input 'ivector': leave out --online-ivector-dir={folder}."
             )
         require_same_extractor(folder, self.model_dir)
+        script = f"{folder}/ivector_online.scp"
+        require_dimension(first_columns(script), script, wanted, f"the network of {self.model} takes iVectors")
         period = read_number(f"{folder}/ivector_period", least=1)
-        ivectors = read_table(f"{folder}/ivector_online.scp")
+        ivectors = read_table(script)
         self.used.leave_out((each for each in self.features if each not in ivectors), "no iVectors")
-        return [f"--online-ivectors=scp:{folder}/ivector_online.scp", f"--online-ivector-period={period}"]
+        return [f"--online-ivectors=scp:{script}", f"--online-ivector-period={period}"]
 
 
 def _in_pipe(word: str) -> str:

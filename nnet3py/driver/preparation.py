@@ -16,9 +16,12 @@ from dataclasses import dataclass, replace
 from nnet3py import log
 from nnet3py.directories.belonging import (
     require_num_pdfs,
+    require_output_of_pdfs,
     require_same_extractor,
     require_same_phones,
+    require_same_subsampling,
     require_same_tree,
+    require_whole_model,
 )
 from nnet3py.directories.normalisation import NONE, Normalisation, normalisation_of, warn_of_other_normalisation
 from nnet3py.driver import prior_scale
@@ -27,11 +30,12 @@ from nnet3py.driver.data_used import read_data_used
 from nnet3py.driver.engine import Engine
 from nnet3py.driver.experiment import copy_atomically, link_atomically
 from nnet3py.driver.many_files import MOST_NAMED, groups, words_of
+from nnet3py.driver.network_shape import inputs_of, output_dim_of
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.errors import UserError
-from nnet3py.nnet.configuration import config_lines
-from nnet3py.text.lines import BLANKS, read_lines, read_number, read_text, write_text
+from nnet3py.nnet.transition_model import read_transition_model
+from nnet3py.text.lines import read_lines, read_number, read_text, write_text
 
 _DIAGNOSTIC_MINIBATCH = "1:64"
 _KEPT_FOR_DECODING = (
@@ -103,7 +107,8 @@ class Preparation(Stage):
         Raises:
             UserError: an input has nothing to come from, or another dimension.
         """
-        wanted = self._inputs
+        wanted = inputs_of(*self._shape)
+        self._check_output()
         if not wanted or self.options.egs_dir or self.experiment.has("egs/.complete"):
             return
         folder = self.options.online_ivector_dir
@@ -112,17 +117,36 @@ class Preparation(Stage):
             found["ivector"] = self._dimension_of(f"{folder}/ivector_online.scp")
         _require_inputs(wanted, found, {"input": f"{self.options.feat_dir}/feats.scp", "ivector": folder})
 
+    def _check_output(self) -> None:
+        """Compare the alignments' model with what is beside it, and the network's output with its number of pdfs."""
+        ali_dir, num_pdfs, path = self.options.ali_dir, None, f"{self.options.ali_dir}/num_pdfs"
+        if self._has_transitions():
+            path = f"{ali_dir}/final.mdl"
+            model = read_transition_model(path)
+            require_whole_model(ali_dir, path, model)
+            num_pdfs = model.num_pdfs
+        elif os.path.isfile(path):
+            num_pdfs = read_number(path)
+        if num_pdfs is not None:
+            self._require_pdfs(self._shape, num_pdfs, path)
+
+    def _require_pdfs(self, shape: tuple[list[str], str], num_pdfs: int, whose: str) -> None:
+        """Compare the output of a network, as :mod:`nnet3py.driver.network_shape` reads it, with a number of pdfs."""
+        if (dim := output_dim_of(*shape)) is not None:
+            advice = f"Make the network with an output of dimension {num_pdfs}, or give the alignments that it is for."
+            require_output_of_pdfs(dim, shape[1], num_pdfs, whose, advice)
+
     @functools.cached_property
-    def _inputs(self) -> dict[str, int]:
-        """The network's inputs and their dimensions, as its configuration or the given model has them."""
+    def _shape(self) -> tuple[list[str], str]:
+        """The lines that describe the network, of its configuration or of the given model, and where they are from."""
         if self.options.input_model:
             self._run("input_model", ["nnet-info", self.options.input_model], "Finding the inputs of the model")
-            return _inputs_of(read_lines(self.experiment.log("input_model")), self.options.input_model)
+            return read_lines(self.experiment.log("input_model")), self.options.input_model
         lines = []
         for name in ("configs/init.config", self._initial_config_name()):
             if name and self.experiment.has(name):
                 lines += read_lines(self.experiment.path(name))
-        return _inputs_of(lines, f"{self.options.dir}/configs")
+        return lines, f"{self.options.dir}/configs"
 
     def _dimension_of(self, script: str) -> int:
         if not os.path.isfile(script):
@@ -198,27 +222,32 @@ class Preparation(Stage):
         advice = "Give the alignments that the examples were made of, or make the examples anew (--stage -4)."
         require_same_phones(folder, options.ali_dir, advice)
         require_same_tree(folder, options.ali_dir, advice)
-        if os.path.isfile(f"{folder}/info/num_pdfs"):
-            num_pdfs = read_number(f"{folder}/info/num_pdfs")
-            require_num_pdfs(options.ali_dir, num_pdfs, f"{folder}/info/num_pdfs", advice)
+        if os.path.isfile(path := f"{folder}/info/num_pdfs"):
+            num_pdfs = read_number(path)
+            require_num_pdfs(options.ali_dir, num_pdfs, path, advice)
+            self._require_pdfs(self._shape, num_pdfs, path)
+        require_same_subsampling(
+            f"{options.ali_dir}/frame_subsampling_factor", f"{folder}/info/frame_subsampling_factor", advice
+        )
         if options.online_ivector_dir:
             require_same_extractor(options.online_ivector_dir, f"{folder}/info")
         given = Normalisation(options.cmvn_opts, source="--feat.cmvn-opts")
         if os.path.isfile(f"{folder}/cmvn_opts") and given.effect() != Normalisation(NONE).effect():
             made = normalisation_of(folder)
-            if made.effect() != given.effect():
+            if made.effect() != replace(given, online=made.online).effect():
                 raise UserError(
                     f"The examples in {folder} were normalised with {made}, and training is told {given}: give the "
                     "same, or make the examples anew (--stage -4)."
                 )
         if options.input_model:
             warn_of_other_normalisation(os.path.dirname(options.input_model) or ".", folder)
-        if not self._inputs:
+        wanted = inputs_of(*self._shape)
+        if not wanted:
             return
         found = {"input": read_number(f"{folder}/info/feat_dim")}
         if ivector_dim := read_number(f"{folder}/info/ivector_dim"):
             found["ivector"] = ivector_dim
-        _require_inputs(self._inputs, found, dict.fromkeys(("input", "ivector"), folder))
+        _require_inputs(wanted, found, dict.fromkeys(("input", "ivector"), folder))
 
     def make_initial_model(self, egs: Egs) -> None:
         """Model 0: a copy of the given one, or a random one, with the decorrelating transform if one is asked for."""
@@ -232,9 +261,11 @@ class Preparation(Stage):
         self._initialise()
 
     def check_context(self, egs: Egs) -> None:
-        """The initial model itself has the last word on its context; asked once, when it is new."""
+        """The initial model itself has the last word on its context and output; asked once, when it is new."""
         if self.experiment.last_model() == 0 and not self.experiment.has("progress.tsv"):
             self._require_context(egs, self._context_of(self._raw(0)))
+            if os.path.isfile(path := f"{egs.folder}/info/num_pdfs"):
+                self._require_pdfs((read_lines(self.experiment.log("context")), self._raw(0)), read_number(path), path)
 
     def merge_diagnostic_sets(self, egs: Egs, labels: int = 0) -> None:
         """Lay the diagnostic sets out in minibatches once, not again in every iteration.
@@ -346,12 +377,6 @@ class Preparation(Stage):
             ["nnet-init", f"--srand={self.options.srand}", *base, config, self._raw(0)],
             "Making the initial model",
         )
-
-
-def _inputs_of(lines: list[str], where: str) -> dict[str, int]:
-    """The input nodes among configuration lines and their dimensions."""
-    nodes = config_lines([line for line in lines if line.lstrip(BLANKS).startswith("input-node ")], where)
-    return {node.text_value("name"): node.positive("dim") for node in nodes}
 
 
 def _require_inputs(wanted: Mapping[str, int], found: Mapping[str, int], places: Mapping[str, str]) -> None:

@@ -16,6 +16,13 @@ import os
 from dataclasses import dataclass
 
 from nnet3py import log
+from nnet3py.directories.belonging import (
+    require_same_extractor,
+    require_same_phones,
+    require_same_subsampling,
+    require_same_tree,
+)
+from nnet3py.directories.normalisation import require_same_normalisation
 from nnet3py.driver.alignments import alignment_rspecifier
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, check_paths, pipeline
@@ -23,8 +30,11 @@ from nnet3py.driver.experiment import Experiment, remove_unfinished, termination
 from nnet3py.driver.options import PriorOptions, TrainingOptions
 from nnet3py.driver.preparation import Egs
 from nnet3py.errors import UserError
+from nnet3py.nnet.model_file import read_network
 from nnet3py.tables.named_files import require_input, require_output_folder
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import read_number, write_text
+
+_SUBSAMPLING = "frame_subsampling_factor"
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,7 @@ def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
     data = PriorData(egs_folder, _num_archives(egs_folder), options.num_jobs_compute_prior, options.prior_subset_size)
     for job in range(1, data.num_jobs + 1):
         require_input(f"{egs_folder}/egs.{job}.ark")
+    _require_examples_of_model(folder, model, egs_folder)
     os.makedirs(f"{folder}/log", exist_ok=True)
     experiment = Experiment(folder)
     with (
@@ -163,6 +174,38 @@ def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
         command = ["nnet-am-adjust-priors", model, total, target]
         engine.run(experiment.log(f"adjust_priors.{name}"), command, what="Setting the priors")
         return target
+
+
+def _require_examples_of_model(folder: str, model: str, egs_folder: str) -> None:
+    """Compare a network with the examples that its posteriors are to be averaged over, in all that these say.
+
+    Raises:
+        UserError: they are normalised otherwise than what it was trained on, of other phones, another tree, other
+            iVectors or another frame rate, do not fit its inputs and output, or have too little context.
+    """
+    advice = "Give examples that are made as those that the network was trained on."
+    require_same_normalisation(folder, egs_folder, advice)
+    require_same_phones(folder, egs_folder, advice)
+    require_same_tree(folder, egs_folder, advice)
+    require_same_extractor(f"{egs_folder}/info", folder)
+    info = f"{egs_folder}/info"
+    require_same_subsampling(f"{folder}/{_SUBSAMPLING}", f"{info}/{_SUBSAMPLING}", advice)
+    network = read_network(model)
+    left, right = network.context()
+    wanted = {
+        "feat_dim": ("input dimension", network.input_dim("input")),
+        "ivector_dim": ("iVector dimension", network.input_dim("ivector") if network.has_input("ivector") else 0),
+        "num_pdfs": ("output dimension", network.output_dim("output")),
+        "left_context": ("left context", left),
+        "right_context": ("right context", right),
+    }
+    for name, (what, number) in wanted.items():
+        path = f"{info}/{name}"
+        if not os.path.isfile(path):
+            continue
+        stated = read_number(path)
+        if stated < number if name.endswith("context") else stated != number:
+            raise UserError(f"The network in {model} has the {what} {number}, {path} says {stated}. {advice}")
 
 
 def _num_archives(egs_folder: str) -> int:

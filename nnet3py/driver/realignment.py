@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nnet3py import log
+from nnet3py.directories.belonging import require_same_phones
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
 from nnet3py.driver.engine import Engine, require_plain_path
 from nnet3py.driver.experiment import digest
@@ -78,6 +79,8 @@ def check(options: TrainingOptions) -> None:
     for path in (f"{options.ali_dir}/tree", f"{options.lang}/L.fst", f"{options.feat_dir}/text"):
         if not os.path.isfile(path):
             raise UserError(f"--trainer.realign-times needs {path}, which does not exist.")
+    advice = "Give the language that the alignments were made with as --lang."
+    require_same_phones(options.lang, options.ali_dir, advice)
 
 
 def realigned_iterations(options: TrainingOptions, schedule: Schedule) -> list[int]:

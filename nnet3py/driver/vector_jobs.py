@@ -23,7 +23,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from nnet3py import log
+from nnet3py.directories.belonging import require_dimension
 from nnet3py.directories.data import DataDirectory
+from nnet3py.directories.dimensions import first_columns, matrix_columns
 from nnet3py.driver.data_used import DataUsed
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, require_plain_path
@@ -51,6 +53,10 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
         _check_like(options, folder)
     directory = DataDirectory(data)
     features = directory.features()
+    if options.like:
+        script, statistics = f"{data}/feats.scp", f"{options.like}/{_STATISTICS}"
+        dim = matrix_columns(statistics) - 1
+        require_dimension(first_columns(script), script, dim, f"{statistics} is of features")
     used = DataUsed(list(features), directory.lengths())
     os.makedirs(f"{folder}/log", exist_ok=True)
     name = "compute_utterance_vectors.py"

@@ -223,7 +223,7 @@ class Computation:
         order = _topological(network, list(request.outputs))
         wanted = _wanted_times(network, order, request.outputs)
         possible = _possible_times(network, order, wanted, request.inputs)
-        _require_outputs(request, wanted, possible)
+        _require_outputs(network, request, wanted, possible)
         self._times = _needed_times(network, order, request, possible)
         self._shapes = {
             name: (len(times) * request.num_sequences, network.node_dim(name)) for name, times in self._times.items()
@@ -628,11 +628,19 @@ def _computable(
     return np.array([available.issuperset(component.input_times([time])) for time in times.tolist()], dtype=bool)
 
 
-def _require_outputs(request: Request, wanted: Mapping[str, Array], possible: Mapping[str, Array]) -> None:
+def _require_outputs(
+    network: Network, request: Request, wanted: Mapping[str, Array], possible: Mapping[str, Array]
+) -> None:
     for name, times in request.outputs.items():
         missing = times[~np.isin(times, possible[name])]
         if len(missing) == 0:
             continue
+        for node in network.input_nodes():
+            if node.name not in request.inputs and len(wanted.get(node.name, ())):
+                raise UserError(
+                    f"Output {name} cannot be computed: the network needs the input '{node.name}', of dimension "
+                    f"{node.dim}, and what is given has only {', '.join(request.inputs)}. Are they of this network?"
+                )
         for source, given in request.inputs.items():
             lacking = wanted.get(source, given)
             lacking = lacking[~np.isin(lacking, given)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -188,6 +189,44 @@ class TransitionModel:
         found: Array = self.pdf_of_transition[self.known(transition_ids)]
         return found
 
+    def first_break(self, transition_ids: Array) -> int | None:
+        """Where a sequence of known transition ids stops being a path through the HMMs; None if it is one all along.
+
+        Self-loops may come before or after the transition that leaves their state, as Kaldi has them; a path may begin
+        and end anywhere, and repeat a transition (a lower frame rate that was turned into a higher one). An alignment
+        of another model, whose ids mean other states here, breaks soon.
+
+        Returns:
+            The place of the first transition that cannot follow the one before it.
+        """
+        state_of, may_follow = self._paths
+        sequence = state_of[np.asarray(transition_ids)]
+        before, after = sequence[:-1], sequence[1:]
+        rows = self.tuples
+        inside = (rows[before, 0] == rows[after, 0]) & may_follow[before, rows[after, 1]]
+        across = may_follow[before, -1] & self._entries[after]
+        broken = np.flatnonzero(~((before == after) | inside | across))
+        return int(broken[0]) + 1 if len(broken) else None
+
+    @cached_property
+    def _paths(self) -> tuple[Array, Array]:
+        """The row of ``tuples`` of each transition id; of each row, the states that may follow, last: another phone."""
+        state_of = [0]
+        widest = max(len(self.topology.states(phone)) for phone in self.topology.phones)
+        may_follow = np.zeros((len(self.tuples), widest), bool)
+        for row, (phone, number, _, _) in enumerate(self.tuples.tolist()):
+            states = self.topology.states(phone)
+            state_of += [row] * len(states[number].transitions)
+            for target in _emitting(states, [target for target, _ in states[number].transitions]):
+                may_follow[row, -1 if target == len(states) - 1 else target] = True
+        return np.array(state_of), may_follow
+
+    @cached_property
+    def _entries(self) -> Array:
+        """Whether the state of each row of ``tuples`` is one that its phone may begin with."""
+        first = {phone: _emitting(self.topology.states(phone), [0]) for phone in self.topology.phones}
+        return np.array([state in first[phone] for phone, state, _, _ in self.tuples.tolist()])
+
     def known(self, transition_ids: Array) -> Array:
         """The same transition ids. Raises UserError if one is out of range."""
         ids = np.asarray(transition_ids)
@@ -198,6 +237,19 @@ class TransitionModel:
                 f"(is the alignment from another model, or are these pdf ids already?)"
             )
         return ids
+
+
+def _emitting(states: list[State], reached: list[int]) -> set[int]:
+    """The states with a pdf, or the end, that are reached by way of states without one."""
+    found, left = set[int](), list(reached)
+    while left:
+        number = left.pop()
+        if number in found:
+            continue
+        found.add(number)
+        if number < len(states) - 1 and states[number].forward_pdf_class == NO_PDF:
+            left += [target for target, _ in states[number].transitions]
+    return {n for n in found if n == len(states) - 1 or states[n].forward_pdf_class != NO_PDF}
 
 
 def read_transition_model(rxfilename: str) -> TransitionModel:

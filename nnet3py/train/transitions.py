@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array
 from nnet3py.nnet.transition_model import TransitionModel
@@ -27,6 +28,34 @@ Counts = NDArray[np.float64]
 _ROUNDS = 3  # flooring makes the sum more than one, scaling it back the least less than the floor
 
 
+class BrokenPaths:
+    """The alignments that are no path through a model's HMMs, which those of another model soon are not.
+
+    A warning, for Kaldi's programs take any transition-ids that the model has.
+    """
+
+    def __init__(self, model: TransitionModel) -> None:
+        self._model = model
+        self._first = ""
+        self._broken = self._all = 0
+
+    def look_at(self, utterance: str, alignment: Array) -> None:
+        """Count one alignment, of known transition-ids."""
+        self._all += 1
+        place = self._model.first_break(alignment)
+        if place is not None:
+            self._broken += 1
+            self._first = self._first or f"{alignment[place]} after {alignment[place - 1]} in utterance {utterance}"
+
+    def warn(self, alignments: str, model: str) -> None:
+        """Say so, if there are any."""
+        if self._broken:
+            log.warning(
+                f"{self._broken} of {self._all} alignments in {alignments} are no path through the HMMs of {model}, "
+                f"which has nowhere the transition-id {self._first}: were they made with another model?"
+            )
+
+
 def counts_of_alignments(model: TransitionModel, rspecifier: str) -> tuple[Counts, int]:
     """How often each transition was taken, and in how many utterances.
 
@@ -34,15 +63,18 @@ def counts_of_alignments(model: TransitionModel, rspecifier: str) -> tuple[Count
         UserError: the table cannot be read, is empty, or has a transition id that the model lacks.
     """
     counts, utterances = np.zeros(model.num_transition_ids + 1), 0
+    broken = BrokenPaths(model)
     with SequentialReader(rspecifier, INT_VECTOR) as reader:
         for key, alignment in reader:
             try:
                 np.add.at(counts, model.known(alignment), 1.0)
             except UserError as problem:
                 raise UserError(f"{rspecifier}, utterance {key}: {problem}.") from problem
+            broken.look_at(key, alignment)
             utterances += 1
     if not utterances:
         raise UserError(f"There are no alignments in {rspecifier}; nothing is written.")
+    broken.warn(rspecifier, "the model")
     return counts, utterances
 
 
