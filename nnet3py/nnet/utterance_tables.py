@@ -34,7 +34,8 @@ class Done:
 def read_network_and_priors(rxfilename: str, use_priors: bool, priors: str) -> tuple[Network, Array | None]:
     """A network, and the log priors of its acoustic model (``use_priors``) or of the vector file ``priors``, if asked.
 
-    Raises UserError if they cannot be read, if both are asked for, or if a prior is not above zero.
+    Raises UserError if they cannot be read, if both are asked for, if a prior is not above zero, or there are not as many
+    as the network has outputs.
     """
     if use_priors and priors:
         raise UserError("--use-priors=true takes the priors of the model: it excludes --priors.")
@@ -45,7 +46,14 @@ def read_network_and_priors(rxfilename: str, use_priors: bool, priors: str) -> t
             return model.network, None
         return model.network, log_of_priors(model.priors, rxfilename)
     network = read_network(rxfilename)
-    return network, log_of_priors(read_vector_file(priors), priors) if priors else None
+    if not priors:
+        return network, None
+    values = read_vector_file(priors)
+    if len(values) != (dim := network.output_dim("output")):
+        raise UserError(
+            f"There are {len(values)} priors in {priors}, the network's output in {rxfilename} has dimension {dim}."
+        )
+    return network, log_of_priors(values, priors)
 
 
 def compute_table(

@@ -90,7 +90,7 @@ def test_a_tree_is_that_of_the_model(both: Path) -> None:
     (both / "a/tree").write_text(monophone_tree_text(topology(3)))
     require_tree_of_model("a/tree", "final.mdl", model, ADVICE)
     (both / "a/tree").write_text(monophone_tree_text(topology(2)))
-    with pytest.raises(UserError, match="a/tree has 4 pdfs, final.mdl has 6: Do otherwise."):
+    with pytest.raises(UserError, match=r"a/tree has 4 pdfs, final.mdl has 6: Do otherwise."):
         require_tree_of_model("a/tree", "final.mdl", model, ADVICE)
     # As many pdfs, differently dealt out: two phones of three states, three of two.
     (both / "a/tree").write_text(monophone_tree_text(topology(2, 0.5, 0.5, 0.5)))
@@ -125,11 +125,11 @@ def test_a_directory_is_whole_with_its_own_tree_and_number_of_pdfs(both: Path) -
     (both / "a/tree").write_text(monophone_tree_text(topology(2)))
     require_whole_model("a", "a/final.mdl", model)
     (both / "a/num_pdfs").write_text("5\n")
-    with pytest.raises(UserError, match="a/num_pdfs says 5 pdfs, a/final.mdl has 4. Put the model"):
+    with pytest.raises(UserError, match=r"a/num_pdfs says 5 pdfs, a/final.mdl has 4. Put the model"):
         require_whole_model("a", "a/final.mdl", model)
     (both / "a/num_pdfs").unlink()
     (both / "a/tree").write_text(monophone_tree_text(topology(3)))
-    with pytest.raises(UserError, match="a/tree has 6 pdfs, a/final.mdl has 4: put the tree"):
+    with pytest.raises(UserError, match=r"a/tree has 6 pdfs, a/final.mdl has 4: put the tree"):
         require_whole_model("a", "a/final.mdl", model)
 
 
@@ -140,7 +140,7 @@ def test_numbers_of_pdfs_are_compared(both: Path) -> None:
     with pytest.raises(UserError, match=r"a/num_pdfs says 7 pdfs, b/final.mdl has 8. Do otherwise."):
         require_num_pdfs("a", 8, "b/final.mdl", ADVICE)
     require_output_of_pdfs(7, "a/0.raw", 7, "b/final.mdl", ADVICE)
-    with pytest.raises(UserError, match="network in a/0.raw has the output dimension 14, b/final.mdl has 11 pdfs"):
+    with pytest.raises(UserError, match=r"network in a/0.raw has the output dimension 14, b/final.mdl has 11 pdfs"):
         require_output_of_pdfs(14, "a/0.raw", 11, "b/final.mdl", ADVICE)
 
 
@@ -166,10 +166,10 @@ def test_a_graph_is_compared_in_all_that_it_says(both: Path) -> None:
     (both / "a" / TRANSITIONS).write_text(f"{transitions_id(model)}\n")
     require_graph_of_model("a", "b", "b/final.mdl", model)
     (both / "a" / TRANSITIONS).write_text(f"{transitions_id(monophone_transition_model(topology(3)))}\n")
-    with pytest.raises(UserError, match="graph in a has the transitions of another model than b/final.mdl"):
+    with pytest.raises(UserError, match=r"graph in a has the transitions of another model than b/final.mdl"):
         require_graph_of_model("a", "b", "b/final.mdl", model)
     (both / "a/num_pdfs").write_text("6\n")
-    with pytest.raises(UserError, match="a/num_pdfs says 6 pdfs, b/final.mdl has 4"):
+    with pytest.raises(UserError, match=r"a/num_pdfs says 6 pdfs, b/final.mdl has 4"):
         require_graph_of_model("a", "b", "b/final.mdl", model)
     (both / "a/phones.txt").write_text("<eps> 0\nA 1\nC 2\n")
     with pytest.raises(UserError, match=r"a/phones.txt and b/phones.txt differ"):
@@ -189,7 +189,7 @@ def test_extractors_and_frame_rates_are_compared_where_both_are_known(both: Path
     (both / "b/factor").write_text("1\n")
     with pytest.raises(UserError, match="iVectors in a are not of the extractor that b was trained with"):
         require_same_extractor("a", "b")
-    with pytest.raises(UserError, match="a/factor says 3, b/factor says 1. Do otherwise."):
+    with pytest.raises(UserError, match=r"a/factor says 3, b/factor says 1. Do otherwise."):
         require_same_subsampling("a/factor", "b/factor", ADVICE)
 
 
@@ -219,8 +219,8 @@ def test_dimensions_are_those_of_the_first_matrix_and_unknown_ones_are_not_compa
         matrix_columns("b/none")
 
 
-# Paths through HMMs. Two phones of two states: ids 1 stay, 2 go on in state 0 of phone 1; 3, 4 in its state 1; 5 to 8 in
-# phone 2.
+# Paths through HMMs. Two phones of two states: 1 stays in state 0 of phone 1, 2 leaves it, 3 and 4 are those of its
+# state 1; 5 to 8 are those of phone 2.
 
 
 @pytest.mark.parametrize(

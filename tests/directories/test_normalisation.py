@@ -43,7 +43,7 @@ def effect(options: str) -> tuple[object, object]:
         ("--norm-means=", True, False),
         ("--norm_vars=true", True, True),
         ("--norm-vars true", True, True),
-        ("--norm-vars True --norm-means=true".replace("True", "true"), True, True),
+        ("--norm-vars true --norm-means=true", True, True),
         ("--norm-vars", True, True),
         ("--norm-vars --norm-means=t", True, True),
         ("--norm-vars=true --norm-vars=false", True, False),
@@ -157,7 +157,7 @@ def test_what_normalisation_needs_is_named_with_where_its_options_are_from(data:
         given.require("data", "exp")
     Normalisation("--norm-means=false").require("data", "exp")
     (data.parent / "exp/online_cmvn").write_text("")
-    with pytest.raises(UserError, match="no exp/global_cmvn.stats.* copy it from"):
+    with pytest.raises(UserError, match=r"no exp/global_cmvn.stats.* copy it from"):
         normalisation_of("exp").require("data", "exp")
     (data.parent / "exp/global_cmvn.stats").write_text("")
     normalisation_of("exp").require("data", "exp")
