@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnet3py import log
+from nnet3py.directories.belonging import require_order_of_transitions
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import TransitionModel
 from nnet3py.tables.holders import FLOAT, GENERAL_MATRIX, INT_VECTOR, MATRIX
@@ -236,10 +237,12 @@ def align_table(
     *,
     transition_costs: NDArray[np.float64],
     acoustic_scale: float,
+    model_name: str = "the model",
 ) -> AlignmentCounts:
     """Align every utterance of a table of log-likelihoods; what the program ``align-compiled-mapped`` does.
 
-    ``graphs``, ``log_likelihoods``: rspecifiers. ``alignments``, ``scores`` (or empty): wspecifiers.
+    ``graphs``, ``log_likelihoods``: rspecifiers. ``alignments``, ``scores`` (or empty): wspecifiers. ``model_name``: how
+    errors name the model.
 
     Raises:
         UserError: no utterance could be aligned, data are bad, or they do not fit each other.
@@ -259,12 +262,13 @@ def align_table(
                 log.warning(f"Empty loglikes matrix utterance: {utterance}")
                 counts.failed += 1
                 continue
+            graph = table[utterance]
+            source = f"The graph of utterance {utterance} in {graphs}"
+            require_order_of_transitions(graph, source, model_name, model)
             try:
-                path = best_path(table[utterance], model, np.asarray(matrix), transition_costs, acoustic_scale)
+                path = best_path(graph, model, np.asarray(matrix), transition_costs, acoustic_scale)
             except UserError as problem:
                 raise UserError(f"Cannot align utterance {utterance}: {problem}.") from problem
-            if path is not None:
-                _require_path_of_model(utterance, path.transitions, model, graphs)
             if path is None:
                 log.warning(f"Did not successfully decode file {utterance}, len = {len(matrix)}")
                 counts.failed += 1
@@ -277,16 +281,6 @@ def align_table(
             counts.log_likelihood -= path.cost / acoustic_scale
         _require_some(counts, log_likelihoods)
     return counts
-
-
-def _require_path_of_model(utterance: str, path: Ints, model: TransitionModel, graphs: str) -> None:
-    """Refuse a path that the model's HMMs do not have: its graph was compiled with another model."""
-    place = model.first_break(path)
-    if place is not None:
-        raise UserError(
-            f"The graphs in {graphs} were compiled with another model: in that of utterance {utterance} the "
-            f"transition-id {path[place]} follows {path[place - 1]}, as it does nowhere in this one."
-        )
 
 
 def align_table_equally(graphs: str, features: str, alignments: str, seed: int) -> AlignmentCounts:

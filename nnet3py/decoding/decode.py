@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nnet3py import log
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.decoding.library_transducer import const_transducer
-from nnet3py.directories.belonging import require_labels
+from nnet3py.directories.belonging import require_labels, require_order_of_transitions
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import read_transition_model
 from nnet3py.tables.holders import INT_VECTOR, MATRIX, TOKEN_VECTOR
@@ -156,6 +156,7 @@ def decode_table(
     transitions = read_transition_model(model)
     symbols = {number: word for word, number in read_symbols(word_symbol_table).items()} if word_symbol_table else None
     transducer = read_transducer_file(graph)
+    require_order_of_transitions(transducer, graph, model, transitions)
     if word_symbol_table:
         require_labels(transducer.olabels, graph, word_symbol_table)
     try:
@@ -174,12 +175,6 @@ def decode_table(
                 path = decoder.decode(np.asarray(log_likelihoods, np.float32))
             except UserError as problem:
                 raise UserError(f"{loglikes_rspecifier}: utterance {key}: {problem}") from problem
-            if path is not None and (place := transitions.first_break(np.array(path.alignment, np.int32))) is not None:
-                raise UserError(
-                    f"{graph} is of another model than {model}: in utterance {key} the transition-id "
-                    f"{path.alignment[place]} follows {path.alignment[place - 1]}, as it does nowhere in this model. "
-                    "Make the graph with this model, or decode with the model that it was made with."
-                )
             if path is None or not (path.complete or allow_partial):
                 log.warning(f"Utterance {key}: no path through the graph reaches its end; it is left out.")
                 failed += 1

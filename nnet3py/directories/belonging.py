@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nnet3py.nnet.transition_model import TransitionModel
+    from nnet3py.tables.transducer import Transducer
 
 TRANSITIONS = "transitions.id"
 """The file of a graph's directory that says which transition model the graph is of."""
@@ -210,6 +211,34 @@ def require_graph_of_model(graph_dir: str, model_dir: str, path: str, model: Tra
     stated = f"{graph_dir}/{TRANSITIONS}"
     if os.path.isfile(stated) and read_text(stated).strip() != transitions_id(model):
         raise UserError(f"The graph in {graph_dir} has the transitions of another model than {path}. {advice}")
+
+
+def require_order_of_transitions(graph: Transducer, source: str, path: str, model: TransitionModel) -> None:
+    """Compare a graph of transition-ids, that of ``source``, with the model in the file ``path``.
+
+    Each arc is looked at together with one that comes before it and one that comes after: where the ids are another
+    model's, they mean states here that do not follow each other. Ids that the model lacks are passed over.
+
+    Raises:
+        UserError: two transitions follow each other that cannot by the model.
+    """
+    import numpy as np
+
+    speaking = (graph.ilabels > 0) & (graph.ilabels <= model.num_transition_ids)
+    labels = graph.ilabels[speaking].astype(np.int64)
+    sources, targets = graph.sources[speaking], graph.targets[speaking]
+    into, out_of = np.zeros((2, graph.num_states), np.int64)
+    into[targets], out_of[sources] = labels, labels
+    before = np.concatenate([into[sources], labels])
+    after = np.concatenate([labels, out_of[targets]])
+    paired = (before > 0) & (after > 0)
+    before, after = before[paired], after[paired]
+    bad = np.flatnonzero(~model.may_follow(before, after))
+    if len(bad):
+        raise UserError(
+            f"{source} is of another model than {path}: the transition-id {after[bad[0]]} follows {before[bad[0]]} in "
+            "it, as it does nowhere in that model. Make the graph with this model, or use the one that it was made with."
+        )
 
 
 def require_same_extractor(first: str, second: str) -> None:

@@ -199,27 +199,34 @@ class TransitionModel:
         Returns:
             The place of the first transition that cannot follow the one before it.
         """
-        state_of, may_follow = self._paths
-        sequence = state_of[np.asarray(transition_ids)]
-        before, after = sequence[:-1], sequence[1:]
-        rows = self.tuples
-        inside = (rows[before, 0] == rows[after, 0]) & may_follow[before, rows[after, 1]]
-        across = may_follow[before, -1] & self._entries[after]
-        broken = np.flatnonzero(~((before == after) | inside | across))
+        ids = np.asarray(transition_ids, np.int64)
+        broken = np.flatnonzero(~self.may_follow(ids[:-1], ids[1:]))
         return int(broken[0]) + 1 if len(broken) else None
+
+    def may_follow(self, before: Array, after: Array) -> Array:
+        """Whether each of ``after`` may come next after its fellow in ``before``, known transition ids both; (n,) bool.
+
+        See :meth:`first_break`.
+        """
+        state_of, following = self._paths
+        one, other, rows = state_of[before], state_of[after], self.tuples
+        inside = (rows[one, 0] == rows[other, 0]) & following[one, rows[other, 1]]
+        across = following[one, -1] & self._entries[other]
+        found: Array = (one == other) | inside | across
+        return found
 
     @cached_property
     def _paths(self) -> tuple[Array, Array]:
         """The row of ``tuples`` of each transition id; of each row, the states that may follow, last: another phone."""
         state_of = [0]
         widest = max(len(self.topology.states(phone)) for phone in self.topology.phones)
-        may_follow = np.zeros((len(self.tuples), widest), bool)
+        following = np.zeros((len(self.tuples), widest), bool)
         for row, (phone, number, _, _) in enumerate(self.tuples.tolist()):
             states = self.topology.states(phone)
             state_of += [row] * len(states[number].transitions)
             for target in _emitting(states, [target for target, _ in states[number].transitions]):
-                may_follow[row, -1 if target == len(states) - 1 else target] = True
-        return np.array(state_of), may_follow
+                following[row, -1 if target == len(states) - 1 else target] = True
+        return np.array(state_of), following
 
     @cached_property
     def _entries(self) -> Array:

@@ -34,8 +34,8 @@ class Done:
 def read_network_and_priors(rxfilename: str, use_priors: bool, priors: str) -> tuple[Network, Array | None]:
     """A network, and the log priors of its acoustic model (``use_priors``) or of the vector file ``priors``, if asked.
 
-    Raises UserError if they cannot be read, if both are asked for, if a prior is not above zero, or there are not as many
-    as the network has outputs.
+    Raises UserError if they cannot be read, if both are asked for, if a prior is not above zero, or there are not
+    as many as the network has outputs.
     """
     if use_priors and priors:
         raise UserError("--use-priors=true takes the priors of the model: it excludes --priors.")

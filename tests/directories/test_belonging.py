@@ -15,6 +15,7 @@ from nnet3py.directories.belonging import (
     require_graph_of_model,
     require_labels,
     require_num_pdfs,
+    require_order_of_transitions,
     require_output_of_pdfs,
     require_same_extractor,
     require_same_phones,
@@ -29,6 +30,7 @@ from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import NO_PDF, State, Topology, TransitionModel, read_transition_model
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.table import TableWriter
+from nnet3py.tables.transducer import Transducer, read_transducer_file
 
 ADVICE = "Do otherwise."
 
@@ -241,6 +243,37 @@ def test_dimensions_are_those_of_the_first_matrix_and_unknown_ones_are_not_compa
 def test_a_path_through_the_hmms_is_told_from_what_is_none(path: list[int], breaks: int | None) -> None:
     model = monophone_transition_model(topology(2))
     assert model.first_break(np.array(path, np.int32)) == breaks
+
+
+def test_a_graph_whose_transitions_follow_each_other_otherwise_is_of_another_model() -> None:
+    model = monophone_transition_model(topology(2))
+    # Phone 1, then phone 2, which may be left out by way of an arc without a label, and again.
+    arcs = [
+        (0, 1, 2),
+        (1, 1, 1),
+        (1, 2, 4),
+        (2, 2, 3),
+        (2, 3, 6),
+        (3, 3, 5),
+        (3, 4, 8),
+        (4, 4, 7),
+        (2, 4, 0),
+        (4, 1, 2),
+    ]
+    graph = Transducer.of(0, [np.inf] * 4 + [0.0], [(a, b, label, 0, 0.0) for a, b, label in arcs])
+    require_order_of_transitions(graph, "HCLG.fst", "final.mdl", model)
+    other = monophone_transition_model(topology(3, 0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match=r"HCLG.fst is of another model than final.mdl: the transition-id . follows ."):
+        require_order_of_transitions(graph, "HCLG.fst", "final.mdl", other)
+    few = Transducer.of(0, [0.0], [(0, 0, 99, 0, 0.0)])
+    require_order_of_transitions(few, "HCLG.fst", "final.mdl", model)  # for the search to refuse
+
+
+@pytest.mark.parametrize("name", ["HCLG", "HCLGa"])
+def test_graphs_by_kaldi_are_those_of_their_model(kaldi_reference: Path, name: str) -> None:
+    model = read_transition_model(str(kaldi_reference / "lattices/chain.mdl"))
+    path = str(kaldi_reference / f"lattices/graph/{name}.fst")
+    require_order_of_transitions(read_transducer_file(path), path, "chain.mdl", model)
 
 
 def test_states_that_are_skipped_or_have_no_pdf_are_passed_over() -> None:
