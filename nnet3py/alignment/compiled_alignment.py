@@ -241,8 +241,8 @@ def align_table(
 ) -> AlignmentCounts:
     """Align every utterance of a table of log-likelihoods; what the program ``align-compiled-mapped`` does.
 
-    ``graphs``, ``log_likelihoods``: rspecifiers. ``alignments``, ``scores`` (or empty): wspecifiers. ``model_name``: how
-    errors name the model.
+    ``graphs``, ``log_likelihoods``: rspecifiers. ``alignments``, ``scores`` (or empty): wspecifiers. Errors call the
+    model ``model_name``.
 
     Raises:
         UserError: no utterance could be aligned, data are bad, or they do not fit each other.

@@ -237,7 +237,7 @@ def require_order_of_transitions(graph: Transducer, source: str, path: str, mode
     if len(bad):
         raise UserError(
             f"{source} is of another model than {path}: the transition-id {after[bad[0]]} follows {before[bad[0]]} in "
-            "it, as it does nowhere in that model. Make the graph with this model, or use the one that it was made with."
+            "it, as it does nowhere in that model. Make the graph with this model, or take the one it was made with."
         )
 
 
