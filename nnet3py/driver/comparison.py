@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from nnet3py.driver.report import Progress, read_progress
 from nnet3py.errors import UserError
 from nnet3py.temporary_files import replacing
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import read_text, write_text
 
 _WER = re.compile(r"^%WER ([0-9.]+) \[", re.MULTILINE)
 
@@ -67,8 +67,7 @@ def _wer(folder: str) -> float:
     try:
         names = sorted(name for name in os.listdir(folder) if name.startswith("wer_"))
         for name in names:
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                rates += [float(rate) for rate in _WER.findall(file.read())]
+            rates += [float(rate) for rate in _WER.findall(read_text(os.path.join(folder, name)))]
     except OSError as problem:
         raise UserError(f"Cannot read the scores in {folder}: {problem.strerror}.") from problem
     if not rates:

@@ -24,7 +24,7 @@ from nnet3py.driver.options import PriorOptions, TrainingOptions
 from nnet3py.driver.preparation import Egs
 from nnet3py.errors import UserError
 from nnet3py.tables.named_files import require_input, require_output_folder
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import read_number, write_text
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,6 @@ def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
 def _num_archives(egs_folder: str) -> int:
     path = f"{egs_folder}/info/num_archives"
     try:
-        with open(path, encoding="utf-8") as file:
-            number = int(file.read())
-    except (OSError, ValueError) as problem:
-        raise UserError(f"Expected a number in {path}, found none ({problem}). Is {egs_folder} complete?") from None
-    if number < 1:
-        raise UserError(f"Expected a number above 0 in {path}, found {number}.")
-    return number
+        return read_number(path, least=1)
+    except UserError as problem:
+        raise UserError(f"{problem} Is {egs_folder} complete?") from problem

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from nnet3py.errors import UserError
 from nnet3py.text.file_kind import EMPTY, FIRST_BYTES, OTHER_OBJECT, Form, Kind, describe
+from nnet3py.text.characters import BLANKS
 
 
 class Origin(enum.Enum):
@@ -192,7 +193,7 @@ def _instead(command: str, name: str, expected: Expected, origin: Origin) -> str
     if origin is Origin.STANDARD_INPUT:
         return f"put `{command} |` before this program"
     if origin is Origin.COMMAND:
-        return f"write '{table}{name.removesuffix('|').strip()} | {command} |'"
+        return f"write '{table}{name.removesuffix('|').strip(BLANKS)} | {command} |'"
     if not expected.takes_commands:
         return f"unpack it, `{command} {shlex.quote(name)} > NEW`"
     return f"write '{table}{command} {shlex.quote(name)} |'"
