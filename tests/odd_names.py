@@ -84,8 +84,14 @@ def rename_table(source: str, target: str, holder: Any, rename: Callable[[bytes]
             writer.write(rename(key.encode()).decode("utf-8", "surrogateescape"), value)
 
 
+def as_windows_leaves_it(path: Path) -> None:
+    """A file after an editor had it: CRLF, tabs, several blanks, blanks at line ends, no line end after the last."""
+    lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    path.write_bytes(b" \r\n".join(line.replace(b" ", b"\t ") for line in lines))
+
+
 def make_twins(folder: Path, *, utterances: int = 44) -> tuple[Path, Path]:
-    """The corpus and its lexicon in ``folder/plain`` and ``folder/odd``."""
+    """The corpus and its lexicon in ``folder/plain`` and, with files as Windows leaves them, in ``folder/odd``."""
     plain, odd_ = folder / "plain", folder / "odd"
     plain.mkdir()
     (odd_ / "data").mkdir(parents=True)
@@ -99,6 +105,8 @@ def make_twins(folder: Path, *, utterances: int = 44) -> tuple[Path, Path]:
     for name in ("lexicon.txt", "data/text", "data/utt2spk", "data/spk2utt"):
         (odd_ / name).write_bytes(odd_text((plain / name).read_bytes()))
     rename_table(f"scp:{plain}/data/feats.scp", f"ark,scp:{odd_}/data/feats.ark,{odd_}/data/feats.scp", MATRIX)
+    for name in ("lexicon.txt", "data/text", "data/utt2spk", "data/spk2utt", "data/feats.scp"):
+        as_windows_leaves_it(odd_ / name)
     return plain, odd_
 
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from nnet3py.errors import UserError
-from nnet3py.text.file_kind import EMPTY, FIRST_BYTES, OTHER_OBJECT, Form, Kind, describe
 from nnet3py.text.characters import BLANKS
+from nnet3py.text.file_kind import EMPTY, FIRST_BYTES, OTHER_OBJECT, Form, Kind, describe
 
 
 class Origin(enum.Enum):

@@ -8,6 +8,7 @@ import pytest
 
 from nnet3py.errors import UserError
 from nnet3py.nnet.configuration import ConfigLine, config_lines, read_config
+from nnet3py.nnet.network import Network
 
 
 def test_values_may_hold_blanks_and_quotes() -> None:
