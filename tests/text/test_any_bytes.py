@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -184,9 +185,10 @@ def test_what_programs_say_of_an_utterance_is_found_in_their_logs(tmp_path: Path
 
 def test_comments_in_any_encoding_are_passed_over(tmp_path: Path) -> None:
     comment = b"# configuraci\xf3n \xe2\x80\xa8--no-option\xc2\x85--nor-this\r\n\r\n"
-    (tmp_path / "a.txt").write_bytes(b"u1 1 2\n")
-    (tmp_path / "copy.conf").write_bytes(comment + b"\t--binary = false # \xb5\r\n")
-    assert run(tmp_path, "copy-int-vector", "--config=copy.conf", "ark:a.txt", "ark:-").stdout == b"u1 1 2 \n"
+    (tmp_path / "a.txt").write_bytes(b"u1  [\n 1 2 ]\n")
+    (tmp_path / "copy.conf").write_bytes(comment + b"\t--compress = true # \xb5\r\n")
+    done = run(tmp_path, "copy-feats", "--config=copy.conf", "ark:a.txt", "ark:-")
+    assert done.stdout.startswith(b"u1 \0BCM"), done.stderr
     (tmp_path / "queue.conf").write_bytes(
         comment + b"command sbatch --comment=caf\xe9\r\ndefault\tgpu=0\r\noption gpu=0\r\n"
     )
@@ -250,3 +252,29 @@ def test_the_recipes_lexicon_and_alignments_keep_words_and_phones(tmp_path: Path
         ((key, alignment),) = reader
     assert (key, len(alignment)) == ("u1\x85", 20)
     assert (tmp_path / "ali/phones.txt").read_bytes() == (tmp_path / "lang/phones.txt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "places"),
+    [
+        (
+            "surrogateescape",
+            {"text/characters.py", "text/any_locale.py", "text/lines.py", "jobs/scheduler.py", "gpu/matrix_product.py"},
+        ),
+        ('errors="replace"', set()),
+        (
+            r"splitlines\(\)",
+            {"jobs/sge.py", "jobs/slurm.py", "jobs/gpus.py", "gpu/device.py", "features/extraction.py"},
+        ),
+        (r"sorted\((?:features|utterances|keys)\)", set()),
+    ],
+)
+def test_text_is_decoded_split_and_sorted_in_one_place(pattern: str, places: set[str]) -> None:
+    """What else there is are answers of schedulers and of libraries, and Linux's list of what is mapped into memory."""
+    package = ROOT / "nnet3py"
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(pattern, path.read_text(encoding="utf-8"))
+    }
+    assert found == places
