@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from nnet3py import log
 from nnet3py.driver.report import Progress, read_progress
 from nnet3py.errors import UserError
 from nnet3py.temporary_files import replacing
@@ -113,6 +114,7 @@ def plot(trainings: list[Training], path: str, title: str) -> None:
         import matplotlib
 
         matplotlib.use("Agg")
+        matplotlib.rcParams["text.parse_math"] = False  # a $ in a label is a $
         from matplotlib import pyplot
     except ImportError as problem:
         raise UserError(f"The plot needs matplotlib ({problem}): pip install nnet3py[recipes]") from problem
@@ -121,7 +123,7 @@ def plot(trainings: list[Training], path: str, title: str) -> None:
     for training in trainings:
         rows = [row for row in training.rows if row.model != "final" and not math.isnan(row.valid_logprob)]
         values = [row.valid_logprob for row in rows]
-        (line,) = by_epoch.plot([row.epoch for row in rows], values, marker=".", label=training.label)
+        (line,) = by_epoch.plot([row.epoch for row in rows], values, marker=".", label=log.escaped(training.label))
         by_time.plot([row.seconds for row in rows], values, marker=".", color=line.get_color())
         if training.last.model == "final":
             # The combined model is one point: it is no later in training than the last that it was made of.
@@ -140,7 +142,7 @@ def plot(trainings: list[Training], path: str, title: str) -> None:
     for axes in (by_epoch, by_time):
         axes.grid(alpha=0.3)
     by_epoch.legend(title="star: final model" if any(t.last.model == "final" for t in trainings) else None)
-    figure.suptitle(title)
+    figure.suptitle(log.escaped(title))
     figure.tight_layout()
     try:
         with replacing(path) as temporary:
