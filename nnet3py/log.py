@@ -103,9 +103,19 @@ def shortened(line: str, longest: int) -> str:
     return f"{line[:head]} [...] {line[len(line) - (longest - head) :]}"
 
 
-def _escaped(line: str) -> str:
-    """Control characters that came out of a file (a hostile key, say) must not drive the user's terminal."""
-    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
+def escaped(line: str) -> str:
+    """A line as messages have it: what cannot be printed, and bytes that are no UTF-8, as ``\\u3000`` or ``\\xe4``.
+
+    Control characters that came out of a file (a hostile key, say) must not drive the user's terminal.
+    """
+    if line.isascii() and line.isprintable():
+        return line
+    return "".join(c if c.isprintable() or c == "\t" else _as_escape(c) for c in line)
+
+
+def _as_escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else repr(character)[1:-1]
 
 
 def _is_ours(filename: str) -> bool:
@@ -133,8 +143,8 @@ def _write(severity: str, text: str, frame: FrameType, number: int | None = None
     if severity in ("ERROR", "WARNING"):  # others are results, which scripts read as they are
         first = shortened(first, _LONGEST_MESSAGE)
         quoted = [f"{_INDENT}{shortened(line, _LONGEST_QUOTE)}" for line in quoted]
-    lines = [f"{severity} ({name}[{__version__}]:{place}) {_escaped(first)}\n"]
-    lines += [f"{_escaped(line)}\n" for line in quoted]
+    lines = [f"{severity} ({name}[{__version__}]:{place}) {escaped(first)}\n"]
+    lines += [f"{escaped(line)}\n" for line in quoted]
     try:
         sys.stderr.write("".join(lines))
         sys.stderr.flush()

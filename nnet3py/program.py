@@ -31,6 +31,7 @@ import click  # noqa: E402
 
 from nnet3py import log, temporary_files  # noqa: E402
 from nnet3py.errors import UserError  # noqa: E402
+from nnet3py.text.any_locale import use_utf8  # noqa: E402
 
 argument = click.argument
 option = click.option
@@ -148,21 +149,22 @@ def _in_kaldis_range(ctx: click.Context, parameter: click.Parameter, value: Any)
 
 def _read_config_file(path: str) -> list[str]:
     from nnet3py.text.expectation import Expected, refuse_misfit
+    from nnet3py.text.lines import BLANKS, decode, lines_of
 
     words = []
     try:
         with open(path, "rb") as file:
             data = file.read()
         refuse_misfit(data, path, Expected("a configuration file", form=None, takes_commands=False))
-        for number, line in enumerate(data.decode("utf-8").split("\n"), 1):
-            text = line.split("#", 1)[0].strip()
+        for number, line in enumerate(lines_of(decode(data)), 1):
+            text = line.split("#", 1)[0].strip(BLANKS)
             if not text:
                 continue
             if not text.startswith("--"):
                 raise UserError(f"{path}:{number}: expected an option --name=value, found {text!r}.")
             name, equals, value = text.partition("=")
-            words.append(name.strip() + equals + value.strip())
-    except (OSError, UnicodeDecodeError) as problem:
+            words.append(name.strip(BLANKS) + equals + value.strip(BLANKS))
+    except OSError as problem:
         raise UserError(f"Cannot read the configuration file {path}: {reason(problem)}.") from problem
     return words
 
@@ -204,6 +206,8 @@ def program(*, usage: str, example: str) -> Callable[[Callable[..., int | None]]
         command.example = example
 
         def run(*, args: list[str] | None = None) -> None:
+            if args is None:
+                use_utf8()
             called_as = name if args is not None else os.path.basename(sys.argv[0])  # nnet3-copy, say, for a link
             sys.exit(_run(command, function, sys.argv[1:] if args is None else args, called_as))
 

@@ -27,6 +27,7 @@ from nnet3py.nnet.transition_model import TransitionModel
 from nnet3py.tables.holders import FLOAT, GENERAL_MATRIX, INT_VECTOR, MATRIX
 from nnet3py.tables.table import RandomAccessReader, SequentialReader, TableWriter
 from nnet3py.tables.transducer import EPSILON, NO_STATE, TRANSDUCER, Ints, Transducer
+from nnet3py.text.lines import encode
 
 _ATTEMPTS = 10
 
@@ -303,7 +304,7 @@ def align_table_equally(graphs: str, features: str, alignments: str, seed: int) 
                 counts.failed += 1
                 continue
             frames = matrix.shape[0]
-            rng = np.random.default_rng([seed, zlib.crc32(utterance.encode("utf-8", "surrogateescape"))])
+            rng = np.random.default_rng([seed, zlib.crc32(encode(utterance))])
             path = equal_path(table[utterance], frames, rng)
             if path is None:
                 log.warning(f"No alignment for utterance {utterance}: it is too short for its graph, {frames} frames.")

@@ -24,7 +24,7 @@ from nnet3py.alignment.topology import topology_text
 from nnet3py.errors import UserError
 from nnet3py.program import reason
 from nnet3py.temporary_files import replacing
-from nnet3py.text.lines import BLANKS, key_and_rest, read_lines, write_text
+from nnet3py.text.lines import BLANKS, encode, key_and_rest, read_lines, write_text
 from nnet3py.text.symbols import read_symbols
 
 
@@ -157,12 +157,12 @@ def prepare_language(
     lexicon = read_lexicon(lexicon_path)
     marked, highest = disambiguated(lexicon)
     after_silence = f"#{highest + 1}"
-    spoken = sorted({phone for entry in lexicon for phone in entry.phones} - {silence_phone})
+    spoken = sorted({phone for entry in lexicon for phone in entry.phones} - {silence_phone}, key=encode)
     if not spoken:
         raise UserError(f"{lexicon_path}: no phone but the silence phone {silence_phone}.")
     extra = [f"#{k}" for k in range(highest + 2)]
     phones = {name: number for number, name in enumerate([EPSILON, silence_phone, *spoken, *extra])}
-    vocabulary = sorted({entry.word for entry in lexicon})
+    vocabulary = sorted({entry.word for entry in lexicon}, key=encode)
     words = {name: number for number, name in enumerate([EPSILON, *vocabulary, "#0", "<s>", "</s>"])}
 
     texts = {

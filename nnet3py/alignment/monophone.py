@@ -22,7 +22,7 @@ from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.alignment.training_graph import Ints, TrainingGraph, training_graph, transition_costs
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import State, Topology, TransitionModel
-from nnet3py.text.lines import read_lines
+from nnet3py.text.lines import encode, read_lines
 
 _LARGEST_BATCH = 20_000_000  # frames * utterances * states aligned at once
 _FIRST_MIN_OCCUPANCY, _MIN_OCCUPANCY = 3.0, 10.0  # fewer at first, or the rare phones are never estimated
@@ -72,7 +72,7 @@ class MonophoneTrainer:
         if not features:
             raise UserError("There are no utterances to align: the features and the transcripts have no key in common.")
         self.schedule = schedule
-        self.keys = sorted(features)
+        self.keys = sorted(features, key=encode)
         self.lengths = np.array([len(features[key]) for key in self.keys], np.int32)
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         self.features = np.concatenate([features[key] for key in self.keys])
@@ -119,7 +119,7 @@ class MonophoneTrainer:
         """The first alignment. The random choices of an utterance depend on its key and the seed alone."""
         for words, members in self.members.items():
             for number in members:
-                seed = [self.schedule.seed, zlib.crc32(self.keys[number].encode("utf-8", "surrogateescape"))]
+                seed = [self.schedule.seed, zlib.crc32(encode(self.keys[number]))]
                 rng = np.random.default_rng(seed)
                 self.paths[number] = equal_path(self.graphs[words], int(self.lengths[number]), rng)
 

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from nnet3py.errors import UserError
-from nnet3py.text.lines import read_number, read_text
+from nnet3py.text.lines import BLANKS, fields, read_number, read_text
 from nnet3py.text.symbols import read_symbols
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def require_graph_of_model(graph_dir: str, model_dir: str, path: str, model: Tra
     require_same_phones(graph_dir, model_dir, advice)
     require_num_pdfs(graph_dir, model.num_pdfs, path, advice)
     stated = f"{graph_dir}/{TRANSITIONS}"
-    if os.path.isfile(stated) and read_text(stated).strip() != transitions_id(model):
+    if os.path.isfile(stated) and read_text(stated).strip(BLANKS) != transitions_id(model):
         raise UserError(f"The graph in {graph_dir} has the transitions of another model than {path}. {advice}")
 
 
@@ -248,7 +248,7 @@ def require_same_extractor(first: str, second: str) -> None:
         UserError: they differ.
     """
     paths = [f"{each}/final.ie.id" for each in (first, second)]
-    if all(map(os.path.isfile, paths)) and read_text(paths[0]).split() != read_text(paths[1]).split():
+    if all(map(os.path.isfile, paths)) and fields(read_text(paths[0])) != fields(read_text(paths[1])):
         raise UserError(
             f"The iVectors in {first} are not of the extractor that {second} was trained with (final.ie.id differs): "
             "extract iVectors with that one."

@@ -38,7 +38,9 @@ _RESULTS = re.compile(r"\.complete|num_jobs|ali\.\d+\.gz|ali\.(?:scp|ark|\d+\.ar
 _KEPT_FROM_MODEL = ("tree", "cmvn_opts", "online_cmvn", "global_cmvn.stats", "frame_subsampling_factor", "final.ie.id")
 
 _COUNTS = re.compile(r"^LOG .*?(?:Done|done) (\d+)(?: utterances)?, errors on (\d+)", re.MULTILINE)
-_LOG_LIKELIHOOD = re.compile(r"^LOG .*Overall log-likelihood per frame is (\S+) over (\d+) frames", re.MULTILINE)
+_LOG_LIKELIHOOD = re.compile(
+    r"^LOG .*Overall log-likelihood per frame is ([-+.0-9a-z]+) over (\d+) frames", re.MULTILINE
+)
 
 
 def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: str, folder: str) -> None:
@@ -190,7 +192,7 @@ def _unknown_word(lang: str, numbers: dict[str, int]) -> int | None:
     path = f"{lang}/oov.txt"
     if not os.path.isfile(path):
         return None
-    words = [word for line in read_lines(path) for word in line.split()]
+    words = [word for line in read_lines(path) for word in fields(line)]
     if len(words) != 1 or words[0] not in numbers:
         raise UserError(f"{path}: expected one word of words.txt, found {' '.join(words)!r}.")
     return numbers[words[0]]

@@ -10,10 +10,11 @@ import os
 import re
 from dataclasses import dataclass
 
+from nnet3py import log
 from nnet3py.driver.report import Progress, read_progress
 from nnet3py.errors import UserError
 from nnet3py.temporary_files import replacing
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import read_text, write_text
 
 _WER = re.compile(r"^%WER ([0-9.]+) \[", re.MULTILINE)
 
@@ -67,8 +68,7 @@ def _wer(folder: str) -> float:
     try:
         names = sorted(name for name in os.listdir(folder) if name.startswith("wer_"))
         for name in names:
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                rates += [float(rate) for rate in _WER.findall(file.read())]
+            rates += [float(rate) for rate in _WER.findall(read_text(os.path.join(folder, name)))]
     except OSError as problem:
         raise UserError(f"Cannot read the scores in {folder}: {problem.strerror}.") from problem
     if not rates:
@@ -114,6 +114,7 @@ def plot(trainings: list[Training], path: str, title: str) -> None:
         import matplotlib
 
         matplotlib.use("Agg")
+        matplotlib.rcParams["text.parse_math"] = False  # a $ in a label is a $
         from matplotlib import pyplot
     except ImportError as problem:
         raise UserError(f"The plot needs matplotlib ({problem}): pip install nnet3py[recipes]") from problem
@@ -122,7 +123,7 @@ def plot(trainings: list[Training], path: str, title: str) -> None:
     for training in trainings:
         rows = [row for row in training.rows if row.model != "final" and not math.isnan(row.valid_logprob)]
         values = [row.valid_logprob for row in rows]
-        (line,) = by_epoch.plot([row.epoch for row in rows], values, marker=".", label=training.label)
+        (line,) = by_epoch.plot([row.epoch for row in rows], values, marker=".", label=log.escaped(training.label))
         by_time.plot([row.seconds for row in rows], values, marker=".", color=line.get_color())
         if training.last.model == "final":
             # The combined model is one point: it is no later in training than the last that it was made of.
@@ -141,7 +142,7 @@ def plot(trainings: list[Training], path: str, title: str) -> None:
     for axes in (by_epoch, by_time):
         axes.grid(alpha=0.3)
     by_epoch.legend(title="star: final model" if any(t.last.model == "final" for t in trainings) else None)
-    figure.suptitle(title)
+    figure.suptitle(log.escaped(title))
     figure.tight_layout()
     try:
         with replacing(path) as temporary:

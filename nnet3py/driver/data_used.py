@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from nnet3py import log
 from nnet3py.errors import UserError
-from nnet3py.text.lines import lines_of, read_text, write_text
+from nnet3py.text.lines import BLANKS, lines_of, read_text, write_text
 
 NAME = "data_used"
 """The file in ``info/``."""
@@ -22,22 +22,22 @@ _MUCH = 0.05
 _MOST_NAMED = 3
 _UNKNOWN = "not in the results (see the logs)"
 _SAID_IN_LOGS = (
-    (r"No normalization statistics available for key ([^ ,]+)", "no normalisation statistics"),
-    (r"No iVectors? (?:available )?for utterance (\S+)", "no iVectors"),
-    (r"Length difference between feats .* for utterance (\S+)", "iVectors of another length"),
-    (r"No features for utterance (\S+)", "no features"),
-    (r"Zero-length utterance: (\S+)", "no frames"),
-    (r"Empty loglikes matrix utterance: (\S+)", "no frames"),
-    (r"No fst for utterance (\S+)", "no graph of its transcript"),
-    (r"Empty graph for utterance ([^ :]+)", "words that the lexicon cannot say"),
-    (r"Did not successfully decode (?:file|utterance) ([^ ,]+)", "no path through the graph"),
-    (r"Utterance ([^ :]+): no path through the graph", "no path through the graph"),
-    (r"No alignment for utterance ([^ :]+): it is too short", "too short for its transcript"),
-    (r"Not producing egs for utterance (\S+) because it is too short", "too short"),
-    (r"No pdf-level posterior for key (\S+)", "no alignment"),
-    (r"Supervision does not have expected length for utterance ([^ :]+)", "an alignment of another length"),
+    (r"No normalization statistics available for key KEY", "no normalisation statistics"),
+    (r"No iVectors? (?:available )?for utterance KEY", "no iVectors"),
+    (r"Length difference between feats .* for utterance KEY", "iVectors of another length"),
+    (r"No features for utterance KEY", "no features"),
+    (r"Zero-length utterance: KEY", "no frames"),
+    (r"Empty loglikes matrix utterance: KEY", "no frames"),
+    (r"No fst for utterance KEY", "no graph of its transcript"),
+    (r"Empty graph for utterance KEY", "words that the lexicon cannot say"),
+    (r"Did not successfully decode (?:file|utterance) KEY", "no path through the graph"),
+    (r"Utterance KEY no path through the graph", "no path through the graph"),
+    (r"No alignment for utterance KEY it is too short", "too short for its transcript"),
+    (r"Not producing egs for utterance KEY because it is too short", "too short"),
+    (r"No pdf-level posterior for key KEY", "no alignment"),
+    (r"Supervision does not have expected length for utterance KEY", "an alignment of another length"),
 )
-"""What programs, ours and Kaldi's, say of an utterance that they pass over."""
+"""What programs, ours and Kaldi's, say of an utterance ``KEY`` that they pass over."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ class DataUsed:
         """Leave out what is not among the results, for the reasons that the jobs' logs give."""
         missing = [u for u in self.utterances if u not in results and u not in self.left_out]
         if missing:
-            said = said_in_logs(logs)
+            said = said_in_logs(logs, missing)
             for utterance in missing:
                 self.left_out[utterance] = said.get(utterance, _UNKNOWN)
 
@@ -89,7 +89,7 @@ class DataUsed:
         """As :meth:`compare`, where only their number is known."""
         missing = len(self.utterances) - len(self.left_out) - results
         if missing > 0:
-            said = said_in_logs(logs)
+            said = said_in_logs(logs, self.utterances)
             known = [u for u in self.utterances if u in said and u not in self.left_out][:missing]
             self.left_out |= {utterance: said[utterance] for utterance in known}
             self.unnamed += missing - len(known)
@@ -128,9 +128,11 @@ class DataUsed:
             log.log(line)
 
 
-def said_in_logs(logs: Iterable[str]) -> dict[str, str]:
-    """Utterances that programs said they passed over, and why; logs that do not exist say nothing."""
-    patterns = [(re.compile(pattern), reason) for pattern, reason in _SAID_IN_LOGS]
+def said_in_logs(logs: Iterable[str], utterances: Iterable[str]) -> dict[str, str]:
+    """Those of the utterances that programs said they passed over, and why; logs that do not exist say nothing."""
+    key = f"([^{BLANKS}]+)"
+    patterns = [(re.compile(pattern.replace("KEY", key)), reason) for pattern, reason in _SAID_IN_LOGS]
+    called = {name: each for each in utterances for name in (log.escaped(each), each)}
     found: dict[str, str] = {}
     for path in logs:
         if not os.path.isfile(path):
@@ -139,11 +141,14 @@ def said_in_logs(logs: Iterable[str]) -> dict[str, str]:
             if line.startswith("WARNING"):
                 for pattern, reason in patterns:
                     if match := pattern.search(line):
-                        found.setdefault(match[1], reason)
+                        word = match[1]
+                        name = word if word in called else word[:-1]  # a comma, say
+                        if name in called:
+                            found.setdefault(called[name], reason)
     return found
 
 
 def read_data_used(folder: str) -> str:
     """The line that :meth:`DataUsed.report` left in a directory; "" where there is none."""
     path = f"{folder}/info/{NAME}"
-    return read_text(path).strip() if os.path.isfile(path) else ""
+    return read_text(path).strip(BLANKS) if os.path.isfile(path) else ""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nnet3py.errors import UserError
+from nnet3py.text.lines import BLANKS, read_text
 
 _NUMBER = r"([-+0-9.eE]+|-?nan|-?inf)"
 _PROBABILITY = re.compile(
@@ -23,7 +24,7 @@ _TRAINING = re.compile(
     rf"Overall average objective function for 'output' is (?:{_NUMBER} \+ {_NUMBER} = )?{_NUMBER} over {_NUMBER} frames"
 )
 
-_COMPONENT_LIMIT = re.compile(rf"For (\S+), per-component max-change was enforced {_NUMBER} ?% of the time")
+_COMPONENT_LIMIT = re.compile(rf"For ([^{BLANKS}]+), per-component max-change was enforced {_NUMBER} ?% of the time")
 _WHOLE_LIMIT = re.compile(rf"The global max-change was enforced {_NUMBER} ?% of the time")
 _NOT_FINITE = "Infinite parameter change, will not apply"
 
@@ -36,21 +37,13 @@ class Probability:
     accuracy: float = math.nan
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as log:
-            return log.read()
-    except OSError as problem:
-        raise UserError(f"Cannot read the log {path}: {problem.strerror}.") from problem
-
-
 def read_probability(path: str) -> Probability:
     """What a log of nnet-compute-prob says about the output ``output``.
 
     Raises:
         UserError: it says nothing.
     """
-    text = _read(path)
+    text = read_text(path)
     found = _PROBABILITY.findall(text)
     if not found:
         raise UserError(f"{path}: expected \"Overall log-likelihood for 'output' is ...\", found no such line.")
@@ -64,7 +57,7 @@ def read_training_objective(path: str) -> float:
     Raises:
         UserError: its log does not say.
     """
-    found = _TRAINING.findall(_read(path))
+    found = _TRAINING.findall(read_text(path))
     if not found:
         raise UserError(f"{path}: expected \"Overall average objective function for 'output' is ...\", found none.")
     return float(found[-1][2])
@@ -95,7 +88,7 @@ def read_limited_changes(paths: Sequence[str]) -> LimitedChanges:
         return LimitedChanges()
     whole, not_finite, components = 0.0, 0, dict[str, float]()
     for path in paths:
-        text = _read(path)
+        text = read_text(path)
         whole += sum(map(float, _WHOLE_LIMIT.findall(text)[-1:])) / len(paths)
         not_finite += text.count(_NOT_FINITE)
         for name, percent in dict(_COMPONENT_LIMIT.findall(text)).items():

@@ -8,6 +8,7 @@ this process's own clock from when its log was first seen, since clocks of other
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import shlex
@@ -16,13 +17,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 from nnet3py import log as messages
 from nnet3py.errors import UserError
 from nnet3py.jobs import command_line, log_file
 from nnet3py.jobs.interruption import DRIVER_PID
+from nnet3py.text.lines import decode, fields, lines_of
 
 _PLAIN = re.compile(r"[\w@%+=:,./~^-]+")
 _END_SECONDS = 10.0
@@ -51,7 +53,7 @@ def check_paths(options: Any = None, paths: Mapping[str, str] | None = None) -> 
     """
     for name, path in (paths or {}).items():
         require_plain_path(name, path)
-    for declared in fields(options) if options is not None else ():
+    for declared in dataclasses.fields(options) if options is not None else ():
         kind, name = declared.metadata["kind"], declared.metadata["option"]
         value = getattr(options, declared.name)
         for text in value if isinstance(value, tuple) else (value,):
@@ -80,7 +82,7 @@ def require_plain_words(name: str, text: str) -> str:
     Raises:
         UserError: a word has characters special to a shell, or the word JOB.
     """
-    for word in text.split():
+    for word in fields(text):
         if not _PLAIN.fullmatch(word) or "JOB" in word:
             raise UserError(
                 f"{name} is {text!r}: expected words of letters, digits and ._-+=,:@%~^/ with blanks between them, "
@@ -177,7 +179,7 @@ class _Call:
         self.status = self.process.wait()
         with self.said:
             self.said.seek(0)
-            return self.said.read().decode("utf-8", errors="replace")
+            return decode(self.said.read())
 
 
 class Running:
@@ -260,7 +262,7 @@ class Running:
         first = next(iter(lost))
         path = self._logs[first]
         if not os.path.exists(path):  # the engine itself failed: what it said is all there is
-            lines = log_file.explaining(self._said.splitlines()) or ["(it said nothing)"]
+            lines = log_file.explaining(lines_of(self._said)) or ["(it said nothing)"]
             return "\n".join([f"{self._what}: the engine could not run it:", *lines])
         count = f"{len(lost)} of {len(self._logs)} failed" if len(self._logs) > 1 else "failed"
         if self.attempts[first] > 1:

@@ -43,7 +43,17 @@ from nnet3py.errors import UserError
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
 from nnet3py.nnet.transition_model import read_transition_model
 from nnet3py.temporary_files import replacing
-from nnet3py.text.lines import encode, fields, joined, read_lines, read_number, read_table, read_text, write_text
+from nnet3py.text.lines import (
+    BLANKS,
+    encode,
+    fields,
+    joined,
+    read_lines,
+    read_number,
+    read_table,
+    read_text,
+    write_text,
+)
 
 _MOST_OPEN_FILES = 512
 _USUAL_SUBSET = 300
@@ -139,9 +149,8 @@ class _Maker:
         if stage <= 5:
             self._shuffle(archives // multiple, multiple, jobs=jobs)
         logs = [f"get_egs.{job}" for job in range(1, jobs + 1)] + ["create_valid", "create_train_subset"]
-        said = said_in_logs(f"{self.folder}/log/{name}.log" for name in logs)
-        for utterance in filter(usable.__contains__, said):
-            used.leave_out([utterance], said[utterance])
+        for utterance, why in said_in_logs((f"{self.folder}/log/{name}.log" for name in logs), usable).items():
+            used.leave_out([utterance], why)
         used.report(self.folder)
         self._clean_up(archives)
         write_text(f"{self.folder}/.complete", "")
@@ -376,7 +385,7 @@ class _Maker:
         for name in ("final.ie.id", "final.ie"):
             path = f"{self.options.online_ivector_dir}/{name}"
             if os.path.isfile(path):
-                identity = read_text(path).strip() if name == "final.ie.id" else _md5(path)
+                identity = read_text(path).strip(BLANKS) if name == "final.ie.id" else _md5(path)
                 self._put("final.ie.id", identity)
                 return
 

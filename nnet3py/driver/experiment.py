@@ -21,7 +21,7 @@ from typing import Any
 from nnet3py.errors import UserError
 from nnet3py.jobs.interruption import WATCH_SECONDS, driver_is_gone
 from nnet3py.temporary_files import replacing
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import read_text, write_text
 
 _MODEL = re.compile(r"(\d+)\.raw")
 _VELOCITY = re.compile(r"(\d+)\.velocity\.raw")
@@ -179,12 +179,11 @@ class Experiment:
 
     def _recorded(self, name: str) -> dict[str, Any] | None:
         path = self.path(name)
-        try:
-            with open(path, encoding="utf-8") as file:
-                found = json.load(file)
-        except FileNotFoundError:
+        if not os.path.exists(path):
             return None
-        except (OSError, ValueError) as problem:
+        try:
+            found = json.loads(read_text(path))
+        except (UserError, ValueError) as problem:
             raise UserError(f"Cannot read {path} ({problem}): remove it to go on with the options given now.") from None
         if not isinstance(found, dict):
             raise UserError(f"{path} does not hold options: remove it to go on with the options given now.")

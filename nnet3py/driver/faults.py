@@ -9,6 +9,7 @@ run again.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from nnet3py.driver.engine import Fault
 from nnet3py.driver.experiment import Experiment
 from nnet3py.errors import UserError
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import fields, read_lines, write_text
 
 NAME = "faults.tsv"
 AGAIN, FAILED, LEFT_OUT = "again", "failed", "left out"
@@ -67,11 +68,9 @@ class FaultRecord:
 
     def rows(self) -> list[Row]:
         """The record. Raises UserError if the file is not such a record."""
-        try:
-            with open(self._path, encoding="utf-8") as file:
-                lines = file.read().splitlines()
-        except FileNotFoundError:
+        if not os.path.exists(self._path):
             return []
+        lines = read_lines(self._path)
         if not lines or tuple(lines[0].split("\t")) != _COLUMNS:
             raise UserError(f"{self._path}: expected the columns {' '.join(_COLUMNS)}, found another first line.")
         return [self._row(number, line) for number, line in enumerate(lines[1:], 2)]
@@ -87,7 +86,7 @@ class FaultRecord:
     def _add(self, log: str, attempt: int, outcome: str, reason: str) -> None:
         found = _TRAINING_LOG.fullmatch(log)
         iteration, job = (int(found[1]), int(found[2])) if found else (None, None)
-        self._write([*self.rows(), Row(iteration, job, log, attempt, outcome, " ".join(reason.split()))])
+        self._write([*self.rows(), Row(iteration, job, log, attempt, outcome, " ".join(fields(reason)))])
 
     def _write(self, rows: list[Row]) -> None:
         lines = ["\t".join(_COLUMNS)]

@@ -18,8 +18,8 @@ from fnmatch import fnmatchcase
 from nnet3py.errors import UserError
 
 _PATTERN = re.compile(r"[A-Za-z0-9_.*-]+")
-_INFO_LINE = re.compile(r"^component name=(\S+) type=.*, learning-rate=", re.MULTILINE)
-_CONFIG_LINE = re.compile(r"^\s*component\s(?:.*\s)?name=(\S+)", re.MULTILINE)
+_INFO_LINE = re.compile(r"^component name=([\w.-]+) type=.*, learning-rate=", re.MULTILINE)
+_CONFIG_LINE = re.compile(r"^\s*component\s(?:.*\s)?name=([\w.-]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.schedule import Schedule
 from nnet3py.driver.stage import Stage
 from nnet3py.errors import UserError
+from nnet3py.text.lines import read_text
 
 _DONE = re.compile(r"Mixed up from dimension of (\d+) to (\d+) in the softmax layer")
 
@@ -66,8 +67,7 @@ class MixUp(Stage):
 
     def _announce(self, name: str, schedule: Schedule) -> None:
         """Say how many softmax units there will be: fewer than asked for if pdfs have too few frames."""
-        with open(self.experiment.log(name), encoding="utf-8", errors="replace") as text:
-            found = _DONE.search(text.read())
+        found = _DONE.search(read_text(self.experiment.log(name)))
         if found:
             where = f"Iteration {schedule.mix_up_iteration} of {schedule.num_iterations} will start"
             log.log(f"{where} with mixing up from {found[1]} to {found[2]} softmax units.")

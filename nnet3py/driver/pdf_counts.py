@@ -6,6 +6,7 @@ from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
 from nnet3py.driver.engine import Engine, pipeline
 from nnet3py.driver.experiment import Experiment
 from nnet3py.errors import UserError
+from nnet3py.text.lines import fields, read_number, read_text
 
 NAME = "pdf_counts"
 """The file: a vector in text, in which analyze-counts adds half a frame to each count and post-to-tacc does not."""
@@ -38,9 +39,8 @@ def _counting(ali_dir: str, counts: str, wanted_for: str) -> list[str]:
 def _stated_num_pdfs(ali_dir: str) -> int:
     """What <ali-dir>/num_pdfs says, or 0."""
     try:
-        with open(f"{ali_dir}/num_pdfs", encoding="utf-8") as file:
-            return int(file.read())
-    except (OSError, ValueError):
+        return read_number(f"{ali_dir}/num_pdfs")
+    except UserError:
         return 0
 
 
@@ -51,10 +51,9 @@ def read_counts(path: str) -> list[float]:
         UserError: the file is not one.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            words = file.read().split()
+        words = fields(read_text(path))
         if words[:1] + words[-1:] != ["[", "]"]:
             raise ValueError("no brackets")
         return [float(word) for word in words[1:-1]]
-    except (OSError, ValueError) as problem:
+    except (UserError, ValueError) as problem:
         raise UserError(f"Expected a vector in text in {path}, found none ({problem}).") from None

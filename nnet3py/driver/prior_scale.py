@@ -18,7 +18,7 @@ from nnet3py.driver.engine import Engine
 from nnet3py.driver.experiment import Experiment, link_atomically
 from nnet3py.driver.pdf_counts import count_pdfs, read_counts
 from nnet3py.errors import UserError
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import read_text, write_text
 
 NAME = "presoftmax_prior_scale.vec"
 """The file of the scales; where a configuration names it, they are computed."""
@@ -28,11 +28,7 @@ _SMOOTHING = 0.01
 
 def is_named(experiment: Experiment) -> bool:
     """Whether a configuration of the experiment names the file."""
-    for path in glob.glob(experiment.path("configs/*.config")):
-        with open(path, encoding="utf-8", errors="surrogateescape") as config:
-            if NAME in config.read():
-                return True
-    return False
+    return any(NAME in read_text(path) for path in glob.glob(experiment.path("configs/*.config")))
 
 
 def compute(experiment: Experiment, engine: Engine, ali_dir: str, power: float) -> None:

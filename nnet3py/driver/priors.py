@@ -211,10 +211,6 @@ def _require_examples_of_model(folder: str, model: str, egs_folder: str) -> None
 def _num_archives(egs_folder: str) -> int:
     path = f"{egs_folder}/info/num_archives"
     try:
-        with open(path, encoding="utf-8") as file:
-            number = int(file.read())
-    except (OSError, ValueError) as problem:
-        raise UserError(f"Expected a number in {path}, found none ({problem}). Is {egs_folder} complete?") from None
-    if number < 1:
-        raise UserError(f"Expected a number above 0 in {path}, found {number}.")
-    return number
+        return read_number(path, least=1)
+    except UserError as problem:
+        raise UserError(f"{problem} Is {egs_folder} complete?") from problem

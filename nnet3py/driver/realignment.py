@@ -35,7 +35,7 @@ from nnet3py.driver.priors import make_acoustic_model, prior_data, sum_posterior
 from nnet3py.driver.schedule import Schedule
 from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.errors import UserError
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import read_number, read_text, write_text
 
 _LANGUAGE_FILES = ("L.fst", "words.txt", "phones.txt", "oov.txt", "phones/disambig.int")
 _SMALL_SETS = ("combine.egs", *(f"{kind}_diagnostic.egs" for kind in DIAGNOSTIC_SETS))
@@ -228,17 +228,15 @@ class Realignment(Stage):
         path = self.experiment.path("frame_subsampling_factor")
         if not os.path.isfile(path):
             return []
-        with open(path, encoding="utf-8") as file:
-            return [f"--frame-subsampling-factor={file.read().strip()}"]
+        return [f"--frame-subsampling-factor={read_number(path, least=1)}"]
 
     def _changes(self, logs: Sequence[str]) -> tuple[int, int]:
         """Labelled frames, and how many of them got another label, by the logs of nnet-relabel-egs."""
         frames = changed = 0
         for name in logs:
-            with open(self.experiment.log(name), encoding="utf-8", errors="replace") as text:
-                for found in _RELABELLED.findall(text.read())[-1:]:
-                    frames += int(found[0])
-                    changed += int(found[1])
+            for found in _RELABELLED.findall(read_text(self.experiment.log(name)))[-1:]:
+                frames += int(found[0])
+                changed += int(found[1])
         return frames, changed
 
     def _realignments_on_disk(self) -> list[int]:

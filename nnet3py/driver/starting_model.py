@@ -22,6 +22,7 @@ from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.schedule import Iteration, Schedule
 from nnet3py.driver.stage import Stage
 from nnet3py.errors import UserError
+from nnet3py.text.lines import read_text
 
 
 class StartingModel(Stage):
@@ -49,7 +50,7 @@ class StartingModel(Stage):
         if self.factors and self.experiment.last_model() == 0:
             self._run("components", ["nnet-info", self._raw(0)], "Finding the components of the initial model")
             paths = [self.experiment.log("components"), *self.layers]
-            info, *configs = [_text(path) for path in paths]
+            info, *configs = map(read_text, paths)
             learning_rate_factors.require_matches(self.factors, info, configs)
 
     def rxfilename(self, iteration: Iteration) -> str:
@@ -80,8 +81,3 @@ class StartingModel(Stage):
         if self.dropout_schedules:
             words.append(dropout_schedule.edits(self.dropout_schedules, iteration.share))
         return f" --edits={shell_word(';'.join(words))}" if words else ""
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()

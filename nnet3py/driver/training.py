@@ -49,7 +49,7 @@ from nnet3py.driver.stage import DIAGNOSTIC_SETS, Stage
 from nnet3py.driver.starting_model import StartingModel
 from nnet3py.egs.merge import MinibatchSizes
 from nnet3py.errors import UserError
-from nnet3py.text.lines import read_text, write_text
+from nnet3py.text.lines import BLANKS, read_text, write_text
 
 _ALIGNMENT_DIGESTS = {f"--ali-dir {name}": name for name in ("tree", "phones.txt", "num_pdfs")}
 _DIAGNOSTIC_LOG = re.compile(rf"compute_prob_(?:{'|'.join(DIAGNOSTIC_SETS)})\.(\d+|final)\.log")
@@ -492,5 +492,5 @@ def _info_files(folder: str) -> dict[str, object]:
     """What <egs>/info says, as file: text."""
     out: dict[str, object] = {}
     for name in sorted(os.listdir(f"{folder}/info")):
-        out[f"{folder}/info/{name}"] = read_text(f"{folder}/info/{name}").strip()
+        out[f"{folder}/info/{name}"] = read_text(f"{folder}/info/{name}").strip(BLANKS)
     return out

@@ -23,6 +23,7 @@ import numpy as np
 
 from nnet3py import log
 from nnet3py.errors import UserError
+from nnet3py.text.lines import encode
 
 Split = tuple[int, ...]
 TARGETS_LENGTH_TOLERANCE = 2
@@ -118,7 +119,7 @@ class UtteranceSplitter:
 
     def generator(self, utterance: str) -> random.Random:
         """The utterance's own random numbers."""
-        return random.Random(f"{self._seed}:{utterance}".encode("utf-8", "surrogateescape"))
+        return random.Random(encode(f"{self._seed}:{utterance}"))
 
     def lengths_match(self, utterance: str, num_frames: int, num_targets: int, tolerance: int) -> bool:
         """Whether there are as many targets as frames need, within ``tolerance``; warns if not."""

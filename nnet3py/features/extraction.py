@@ -25,6 +25,7 @@ from nnet3py.tables.holders import DOUBLE, FLOAT, MATRIX, WAVE
 from nnet3py.tables.htk_and_sphinx import HTK, HTK_C0, HTK_ENERGY, HTK_FBANK, HTK_MFCC, HtkFeatures
 from nnet3py.tables.table import RandomAccessReaderMapped, SequentialReader, TableWriter
 from nnet3py.tables.wave import Wave
+from nnet3py.text.lines import encode
 
 _WINDOWS = ("hamming", "hanning", "povey", "rectangular", "sine", "blackman")
 _FINITE = ("dither", "low_freq", "high_freq", "vtln_warp", "vtln_low", "vtln_high", "energy_floor",
@@ -107,7 +108,7 @@ class Extractor:
     def _dithered(self, utterance: str, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._dither == 0.0:
             return samples
-        name = f"{self._seed} {utterance}".encode("utf-8", "surrogateescape")
+        name = encode(f"{self._seed} {utterance}")
         noise = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(name).digest(), "little")))
         with np.errstate(over="ignore"):  # the library says what it makes of infinite samples
             return samples + np.float32(self._dither) * noise.standard_normal(len(samples), np.float32)

@@ -38,9 +38,9 @@ def _library() -> Any:
     """cuBLASLt as CuPy finds it: by the name that this process has loaded it under."""
     import cupy_backends.cuda.libs.cublas  # type: ignore[import-not-found]  # noqa: F401  (loads cuBLAS, which needs cuBLASLt)
 
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         for line in maps:
-            path = line.split(maxsplit=5)[-1].strip()
+            path = line.split(maxsplit=5)[-1].rstrip("\n")
             if "libcublasLt.so" in path:
                 return ctypes.CDLL(path)
     for name in ("libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"):

@@ -16,6 +16,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from nnet3py.errors import UserError
+from nnet3py.text.lines import fields
 
 _ARRAY = re.compile(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?", re.ASCII)
 _RANGE_OF_NUMBERS = re.compile(r"[A-Za-z_]\w*=\d+:\d+", re.ASCII)
@@ -89,7 +90,7 @@ class Invocation:
 
 def quote(word: str) -> str:
     """One argument as bash is to see it (see the module's text)."""
-    if re.fullmatch(r"\S+", word):
+    if fields(word) == [word]:
         return word
     if '"' not in word:
         return f'"{word}"'

@@ -8,6 +8,7 @@ import subprocess
 
 from nnet3py import log
 from nnet3py.errors import UserError
+from nnet3py.text.lines import decode
 
 _GPU = re.compile(r"\d+|(?:GPU|MIG)-\S+", re.ASCII)
 VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -25,7 +26,7 @@ def visible_gpus() -> list[str] | None:
         hidden = (position for position, entry in enumerate(entries) if not _GPU.fullmatch(entry))
         return entries[: next(hidden, len(entries))]
     try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+        listing = decode(subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=True).stdout)
     except (OSError, subprocess.CalledProcessError):
         return None
     return [str(number) for number, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]

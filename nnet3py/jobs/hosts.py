@@ -10,6 +10,7 @@ import os
 import re
 
 from nnet3py.errors import UserError
+from nnet3py.text.lines import BLANKS, fields, read_lines
 
 DEFAULT_FILES = ("conf/hosts", ".queue/machines")  # the second is where Kaldi's ssh.pl looks
 # Nothing that ssh could take for an option, or a shell for anything but a name.
@@ -25,7 +26,7 @@ def read_hosts(settings: dict[str, str]) -> dict[str, int]:
     if "hosts" in settings and "hosts_file" in settings:
         raise UserError("--hosts and --hosts-file exclude each other.")
     if "hosts" in settings:
-        entries = [_word(word) for word in settings["hosts"].replace(",", " ").split()]
+        entries = [_word(word) for word in fields(settings["hosts"].replace(",", " "))]
         place = "--hosts"
     else:
         place = settings.get("hosts_file") or next((path for path in DEFAULT_FILES if os.path.exists(path)), "")
@@ -46,18 +47,14 @@ def _word(word: str) -> tuple[str, int]:
 
 
 def _lines(path: str) -> list[tuple[str, int]]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            entries = []
-            for number, line in enumerate(lines, 1):
-                words = line.partition("#")[0].split()
-                if len(words) > 2:
-                    raise UserError(f"{path}:{number}: expected `host [slots]`, found {line.strip()!r}.")
-                if words:
-                    entries.append(_host(words[0], words[1] if len(words) > 1 else "1", f"{path}:{number}"))
-            return entries
-    except OSError as problem:
-        raise UserError(f"Cannot read the list of hosts {path}: {problem.strerror}.") from problem
+    entries = []
+    for number, line in enumerate(read_lines(path), 1):
+        words = fields(line.partition("#")[0])
+        if len(words) > 2:
+            raise UserError(f"{path}:{number}: expected `host [slots]`, found {line.strip(BLANKS)!r}.")
+        if words:
+            entries.append(_host(words[0], words[1] if len(words) > 1 else "1", f"{path}:{number}"))
+    return entries
 
 
 def _host(name: str, slots: str, place: str) -> tuple[str, int]:

@@ -36,6 +36,7 @@ from nnet3py.jobs.interruption import (
 from nnet3py.jobs.pick import pick
 from nnet3py.jobs.report import report
 from nnet3py.open_files import room_for
+from nnet3py.text.lines import encode
 
 _GRACE_SECONDS = 3.0
 _POLL_SECONDS = 0.05
@@ -148,7 +149,7 @@ def _start(invocation: Invocation, number: int | None, running: dict[int, _Job],
         finally:
             os.close(script)
     with contextlib.suppress(BrokenPipeError), open(feed, "wb") as stream:
-        stream.write(f"( {command} )\n".encode("utf-8", "surrogateescape"))
+        stream.write(encode(f"( {command} )\n"))
 
 
 def _wait(invocation: Invocation, running: dict[int, _Job]) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from nnet3py.errors import UserError
+from nnet3py.text.lines import decode, encode, fields, lines_of
 
 _ENDED = re.compile(rb"^# Ended \(code (\d+)(?:; signal (\d+))?\)", re.MULTILINE)
 _FINISHED = re.compile(rb"^# Finished at .* with status (\d+)()$", re.MULTILINE)  # queue.pl, slurm.pl
@@ -26,7 +27,7 @@ _COMPLAINT = re.compile(r"(?!LOG|WARNING|VLOG)[\w./+-]+: (?!warning)")
 
 def header(command: str, remarks: Sequence[str] = ()) -> str:
     """The lines before a job's output, with an engine's remarks, one a line (``Running on host7``)."""
-    lines = "".join(f"# {' '.join(remark.split())}\n" for remark in remarks)
+    lines = "".join(f"# {' '.join(fields(remark))}\n" for remark in remarks)
     return f"# {command}\n# Started at {_date()}\n{lines}#\n"
 
 
@@ -74,7 +75,7 @@ def append(descriptor: int, path: str, text: str) -> None:
     Raises:
         UserError: they cannot be written, on a full disk for instance.
     """
-    data = text.encode("utf-8", "surrogateescape")
+    data = encode(text)
     try:
         while data:
             data = data[os.write(descriptor, data) :]
@@ -148,10 +149,9 @@ def _printed(path: str) -> list[str]:
     try:
         with open(path, "rb") as log:
             log.seek(max(0, os.path.getsize(path) - _LONGEST_LOG))
-            text = log.read().decode("utf-8", errors="replace")
+            lines = lines_of(decode(log.read()))
     except OSError:
         return []
-    lines = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     while lines and lines[-1].startswith(("# Accounting:", "# Ended (", "# Finished at ")):
         lines.pop()
     start = next((number for number, line in enumerate(lines) if not line.startswith("#")), 0)

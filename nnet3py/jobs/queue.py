@@ -32,6 +32,7 @@ from nnet3py.jobs.interruption import ignore_signals, signals_raise
 from nnet3py.jobs.pick import pick
 from nnet3py.jobs.report import report
 from nnet3py.jobs.scheduler import Scheduler, State, Submission, UnreachableError
+from nnet3py.text.lines import BLANKS, encode
 
 _OWN_OPTIONS = ("config", "pick", "wait_for_files", "poll_interval")
 _ASKS_NOTHING = {("num_threads", "1"), ("gpu", "0"), ("mem", "0")}
@@ -149,7 +150,7 @@ class _Call:
                 job=self._scheduler.job,
             )
             with temporary_files.replacing(script) as temporary, open(temporary, "wb") as stream:
-                stream.write(text.encode("utf-8", "surrogateescape"))
+                stream.write(encode(text))
             limit = self._invocation.max_jobs_run
             submission = Submission(
                 script=script,
@@ -285,10 +286,10 @@ class _Call:
         note = f"# {self._scheduler.program}: job {job} was lost, its state is {state.name}: {state.meaning}.\n"
         try:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            with open(path, "a") as stream:
-                stream.write(note)
+            with open(path, "ab") as stream:
+                stream.write(encode(note))
         except OSError as problem:
-            log.warning(f"Cannot write to the log {path} ({problem.strerror}): {note[2:].strip()}")
+            log.warning(f"Cannot write to the log {path} ({problem.strerror}): {note[2:-1]}")
 
     def _wait_for_logs(self, failed: list[int | None]) -> None:
         """Wait until the logs of the jobs that succeeded can be seen from here, as their reader expects."""
@@ -339,7 +340,7 @@ class _Call:
             return
         said = log_file.last_lines(self._output, 3)
         if said:
-            text = "; ".join(line.strip() for line in said)
+            text = "; ".join(line.strip(BLANKS) for line in said)
             log.warning(f"{self._scheduler.name} said about the jobs ({os.path.relpath(self._output)}): {text}")
 
 

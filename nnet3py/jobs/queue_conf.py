@@ -25,6 +25,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from nnet3py.errors import UserError
+from nnet3py.text.lines import BLANKS, key_and_rest, lines_of, read_text
 
 ANY = "*"
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")  # not $0, an option's value
@@ -79,12 +80,7 @@ def read(path: str) -> QueueConf:
     Raises:
         UserError: it cannot be read, or a line cannot; the message says which.
     """
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            text = stream.read()
-    except OSError as problem:
-        raise UserError(f"Cannot read the queue's configuration {path}: {problem.strerror}.") from problem
-    return parse(text, path)
+    return parse(read_text(path), path)
 
 
 def parse(text: str, source: str) -> QueueConf:
@@ -94,9 +90,9 @@ def parse(text: str, source: str) -> QueueConf:
         UserError: a line cannot be read, or none says which command submits a job.
     """
     conf = QueueConf(source)
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
         # As in Kaldi, whatever follows a # is a comment, also within quotes.
-        line = line.split("#", 1)[0].strip()
+        line = line.split("#", 1)[0].strip(BLANKS)
         if line:
             _read_line(conf, line, f"{source} line {number}")
     if not conf.command:
@@ -105,11 +101,11 @@ def parse(text: str, source: str) -> QueueConf:
 
 
 def _read_line(conf: QueueConf, line: str, place: str) -> None:
-    kind, _, rest = " ".join(line.split(None, 1)).partition(" ")
+    kind, rest = key_and_rest(line)
     if kind == "command" and rest:
         conf.command = _split(rest, place)
         return
-    subject, words = [*rest.split(None, 1), "", ""][:2]
+    subject, words = key_and_rest(rest)
     name, equals, value = subject.partition("=")
     if kind == "option" and name and equals and value:
         conf.options[name, value] = _split(words, place)

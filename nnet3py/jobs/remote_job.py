@@ -24,6 +24,8 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nnet3py.text.lines import encode
+
 REMOTE_COMMAND = "exec bash --norc -s"
 GRACE_SECONDS = 3
 
@@ -117,4 +119,4 @@ def script(
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    return ("\n".join(lines) + _SCRIPT + "_run; exit 0\n").encode("utf-8", "surrogateescape")
+    return encode("\n".join(lines) + _SCRIPT + "_run; exit 0\n")

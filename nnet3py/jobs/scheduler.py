@@ -11,6 +11,7 @@ from typing import Protocol
 from nnet3py.errors import UserError
 from nnet3py.jobs.inherited import for_a_queue
 from nnet3py.jobs.interruption import DRIVER_PID
+from nnet3py.text.lines import fields
 
 _QUESTION_SECONDS = 120.0
 
@@ -123,7 +124,8 @@ def run(words: Sequence[str], *, timeout: float = _QUESTION_SECONDS) -> subproce
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            errors="replace",
+            encoding="utf-8",
+            errors="surrogateescape",
             timeout=timeout,
             env=environment,
             start_new_session=True,
@@ -138,5 +140,5 @@ def run(words: Sequence[str], *, timeout: float = _QUESTION_SECONDS) -> subproce
 
 def says(done: subprocess.CompletedProcess[str]) -> str:
     """What a command that failed printed, in one line."""
-    said = " ".join((done.stderr.strip() or done.stdout.strip()).split())
+    said = " ".join(fields(done.stderr) or fields(done.stdout))
     return said[-1000:] or f"nothing, with exit status {done.returncode}"

@@ -48,6 +48,7 @@ from nnet3py.jobs.interruption import (
 from nnet3py.jobs.pick import pick
 from nnet3py.jobs.report import report
 from nnet3py.open_files import room_for
+from nnet3py.text.lines import BLANKS, decode, fields
 
 PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 DEFAULT_SILENCE = 120.0
@@ -312,11 +313,12 @@ class _Engine:
                 self.selector.unregister(job.answers)
         *lines, job.unread = (job.unread + data).split(b"\n")
         for line in lines:
-            word, _, answer = line.decode("utf-8", errors="replace").partition(" ")
+            text = decode(line).strip(BLANKS)
+            word, _, answer = text.partition(" ")
             if word == self.secret:
                 self._take_answer(job, answer)
-            elif line.strip():
-                job.messages.append(line.decode("utf-8", errors="replace").strip())
+            elif text:
+                job.messages.append(text)
 
     def _take_answer(self, job: _Job, answer: str) -> None:
         what, _, detail = answer.partition(" ")
@@ -499,7 +501,7 @@ def _silence_limit(value: str | None) -> float:
 
 
 def _environment(invocation: Invocation) -> dict[str, str]:
-    names = [*PASSED_ON, *invocation.settings.get("env", "").replace(",", " ").split()]
+    names = [*PASSED_ON, *fields(invocation.settings.get("env", "").replace(",", " "))]
     for name in names:
         if not name.isidentifier() or not name.isascii():
             raise UserError(f"--env: {name!r} is not the name of an environment variable.")

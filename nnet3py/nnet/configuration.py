@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 
 from nnet3py import log
 from nnet3py.errors import UserError
+from nnet3py.text.lines import BLANKS, decode, key_and_rest
 
-_KEY = re.compile(r"(?:^|\s)([A-Za-z_][A-Za-z0-9_.-]*)=")
+_KEY = re.compile(rf"(?:^|[{BLANKS}])([A-Za-z_][A-Za-z0-9_.-]*)=")
 
 
 class ConfigLine:
@@ -22,16 +23,16 @@ class ConfigLine:
 
     def __init__(self, text: str, where: str = "") -> None:
         """Parse ``text``; ``where`` ("file:line") goes into error messages. Raises UserError if it has no such form."""
-        self.text = text.strip()
+        self.text = text.strip(BLANKS)
         self.where = where
-        self.first_word, rest = (*self.text.split(None, 1), "", "")[:2]
+        self.first_word, rest = key_and_rest(self.text)
         self._values: dict[str, str] = {}
         self._used: set[str] = set()
         matches = list(_KEY.finditer(rest))
-        if rest.strip() and (not matches or rest[: matches[0].start()].strip()):
+        if rest and (not matches or rest[: matches[0].start()].strip(BLANKS)):
             raise self.error("expected key=value pairs after the first word")
         for match, following in zip(matches, [*matches[1:], None], strict=False):
-            value = rest[match.end() : following.start() if following else len(rest)].strip()
+            value = rest[match.end() : following.start() if following else len(rest)].strip(BLANKS)
             if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
                 value = value[1:-1]
             if match[1] in self._values:  # Kaldi's own scripts write such lines, for an output-layer with a bottleneck
@@ -119,7 +120,7 @@ class ConfigLine:
 def config_lines(lines: Iterable[str], where: str = "") -> Iterator[ConfigLine]:
     """The non-empty lines of a configuration, comments (``#``) removed, each knowing its number."""
     for number, line in enumerate(lines, 1):
-        text = line.split("#", 1)[0].strip()
+        text = line.split("#", 1)[0].strip(BLANKS)
         if text:
             yield ConfigLine(text, f"{where}:{number}" if where else f"line {number}")
 
@@ -135,10 +136,7 @@ def read_config(rxfilename: str) -> str:
         pieces = []
         while piece := source.read_some(1 << 16):
             pieces.append(piece)
-        try:
-            text = b"".join(pieces).decode("utf-8")
-        except UnicodeDecodeError as problem:
-            raise UserError(f"{source.name}: expected configuration lines in UTF-8, byte {problem.start}.") from None
+        text = decode(b"".join(pieces))
         if "\0" in text:
             raise UserError(f"{source.name}: expected configuration lines, found binary data.")
         return text

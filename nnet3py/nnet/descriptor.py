@@ -23,11 +23,12 @@ import numpy as np
 
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array
+from nnet3py.text.lines import BLANKS
 
 Computable = Callable[[str, Array], Array]
 """Of a node and times: which of the times (bool) the node can be computed at."""
 
-_TOKEN = re.compile(r"[(),]|[^\s(),]+")
+_TOKEN = re.compile(rf"[(),]|[^{BLANKS}(),]+")
 _MAX_DEPTH = 100
 _MAX_SUMMANDS = 200
 

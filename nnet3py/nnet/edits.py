@@ -28,6 +28,7 @@ from nnet3py.nnet.network import (
     OutputNode,
     is_valid_name,
 )
+from nnet3py.text.lines import lines_of
 
 
 def apply_edits(network: Network, text: str, where: str = "edits") -> None:
@@ -36,7 +37,7 @@ def apply_edits(network: Network, text: str, where: str = "edits") -> None:
     Raises:
         UserError: a directive that is not known, lacks a value or cannot be carried out.
     """
-    for line in config_lines(text.splitlines(), where):
+    for line in config_lines(lines_of(text), where):
         directive = _DIRECTIVES.get(line.first_word)
         if directive is None:
             raise line.error(f"{line.first_word} is not one of the edits known here: {', '.join(_DIRECTIVES)}")

@@ -26,6 +26,7 @@ from nnet3py.nnet.hdf5_reading import child_group, opened, require_layout, store
 from nnet3py.nnet.model_file import build_network
 from nnet3py.nnet.network import Network, is_valid_name
 from nnet3py.tables.streams import Sink, Source
+from nnet3py.text.lines import lines_of
 
 _FORMAT = "nnet3py-network"
 _VERSION = 1
@@ -85,7 +86,7 @@ def read_hdf5_network(rxfilename: str, source: Source, check_finite: bool = True
     """
     with opened(rxfilename, source, "network") as file:
         require_layout(file, _FORMAT, _VERSION, "a network", source.name)
-        lines = _text(file, "config", source.name).splitlines()
+        lines = lines_of(_text(file, "config", source.name))
         groups = child_group(file, "components", source.name)
         names = sorted(groups, key=lambda name: int(child_group(groups, name, source.name).attrs["index"]))
         components: dict[str, Component] = {}

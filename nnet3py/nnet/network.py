@@ -23,6 +23,7 @@ from nnet3py.nnet.component import Component, Role, component_class
 from nnet3py.nnet.configuration import ConfigLine, config_lines
 from nnet3py.nnet.descriptor import Descriptor, parse_descriptor
 from nnet3py.seed import not_negative
+from nnet3py.text.lines import lines_of
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _OBJECTIVES = ("linear", "quadratic")
@@ -107,7 +108,7 @@ class Network:
         components = dict(self.components)
         nodes = {node.name: node for node in self.nodes}
         seen: set[tuple[str, str]] = set()
-        for line in config_lines(text.splitlines(), where):
+        for line in config_lines(lines_of(text), where):
             name = line.text_value("name")
             if not is_valid_name(name):
                 raise line.error(f"{name!r} is not a name: expected a letter, then letters, digits and any of _-.")

@@ -36,6 +36,7 @@ from nnet3py.tables.matrix import read_matrix, read_vector, write_matrix, write_
 from nnet3py.tables.posterior import Posterior, read_posterior, write_posterior
 from nnet3py.tables.streams import Sink, Source
 from nnet3py.tables.wave import Wave, WaveLength, read_wave, read_wave_length, write_wave
+from nnet3py.text.lines import decode, encode
 
 T = TypeVar("T")
 
@@ -295,6 +296,13 @@ def _is_integer(word: bytes) -> bool:
         return False
 
 
+def _hdf5_text(word: bytes) -> Any:
+    """Text of a data set, which need not be UTF-8 as HDF5 calls it."""
+    import h5py
+
+    return np.array(word, h5py.string_dtype())
+
+
 class _TokenHolder(Holder[str]):
     """One word, alone on its line; the same in text and binary."""
 
@@ -306,18 +314,18 @@ class _TokenHolder(Holder[str]):
         words = source.readline().split()
         if len(words) != 1:
             raise source.error(f"expected one word on the line, found {len(words)}.", place)
-        return words[0].decode("utf-8", "surrogateescape")
+        return decode(words[0])
 
     def write(self, sink: Sink, value: str, binary: bool) -> None:
         sink.write(_word(value) + b"\n")
 
     def to_dataset(self, value: str) -> Any:
-        return _word(value).decode("utf-8")
+        return _hdf5_text(_word(value))
 
     def from_dataset(self, data: Any) -> str:
         if not isinstance(data, bytes):
             raise UserError("Expected a word in the HDF5 data set, found an array or a number.")
-        return data.decode("utf-8", "surrogateescape")
+        return decode(data)
 
 
 class _TokenVectorHolder(Holder[list[str]]):
@@ -327,14 +335,14 @@ class _TokenVectorHolder(Holder[list[str]]):
     contents = frozenset({"words", "integers", "places"})
 
     def read(self, source: Source) -> list[str]:
-        return [word.decode("utf-8", "surrogateescape") for word in source.readline().split()]
+        return [decode(word) for word in source.readline().split()]
 
     def write(self, sink: Sink, value: Sequence[str], binary: bool) -> None:
         sink.write(b"".join(_word(word) + b" " for word in value) + b"\n")
 
 
 def _word(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogateescape")
+    data = encode(text)
     if len(data.split()) != 1 or data != data.strip():
         raise UserError(f"Expected a word without white space to write, found {text!r}.")
     return data

@@ -32,6 +32,7 @@ from nnet3py.errors import UserError
 from nnet3py.program import reason
 from nnet3py.text.expectation import Expected, Origin, certain_misfit, misfit
 from nnet3py.text.file_kind import FIRST_BYTES
+from nnet3py.text.lines import BLANKS
 
 _FIRST_PIECE = 1 << 14
 _LARGEST_PIECE = 1 << 20
@@ -525,7 +526,7 @@ def open_input(rxfilename: str, expected: Expected | None = None) -> Source:
         raise UserError(f"Expected something to read, found {rxfilename!r}: a command to read from ends with '|'.")
     if rxfilename.endswith("|"):
         return _open_command(rxfilename, expected)
-    if rxfilename != rxfilename.strip():
+    if rxfilename != rxfilename.strip(BLANKS):
         raise UserError(f"Expected a file to read, found {rxfilename!r}: a name has no blank at its start or end.")
     _refuse_table(rxfilename, "read")
     path, offset = split_offset(rxfilename)
@@ -550,7 +551,7 @@ def _about_directory(path: str, expected: Expected) -> str:
 
 
 def _open_command(rxfilename: str, expected: Expected | None) -> Source:
-    command = rxfilename[:-1].strip()
+    command = rxfilename[:-1].strip(BLANKS)
     if not command:
         raise UserError("Expected a command before '|', found none.")
     process = _start(command, rxfilename, stdout=subprocess.PIPE, bufsize=0)
@@ -604,12 +605,12 @@ def _check_wxfilename(wxfilename: str) -> None:
     if wxfilename in ("", "-"):
         return
     if wxfilename.startswith("|"):
-        if not wxfilename[1:].strip():
+        if not wxfilename[1:].strip(BLANKS):
             raise UserError("Expected a command after '|', found none.")
         return
     if wxfilename.endswith("|"):
         raise UserError(f"Expected something to write, found {wxfilename!r}: a command to write to starts with '|'.")
-    if wxfilename != wxfilename.strip():
+    if wxfilename != wxfilename.strip(BLANKS):
         raise UserError(f"Expected a file to write, found {wxfilename!r}: a name has no blank at its start or end.")
     _refuse_table(wxfilename, "write")
     if _OFFSET.fullmatch(wxfilename):
@@ -619,7 +620,7 @@ def _check_wxfilename(wxfilename: str) -> None:
 
 
 def _open_reader_command(wxfilename: str) -> Sink:
-    command = wxfilename[1:].strip()
+    command = wxfilename[1:].strip(BLANKS)
     if threading.current_thread() is threading.main_thread():
         # A command that stops reading is to be reported; without this the signal would end the program in silence.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -31,6 +31,7 @@ from nnet3py.program import reason
 from nnet3py.tables.streams import Sink, Source, open_input, open_output, split_offset
 from nnet3py.text.expectation import Expected
 from nnet3py.text.file_kind import Form, describe
+from nnet3py.text.lines import BLANKS, decode, encode
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -75,13 +76,13 @@ class Specifier:
 
 def _split_specifier(text: str, known: set[str], what: str, example: str) -> tuple[list[str], set[str], str]:
     before, colon, path = text.partition(":")
-    words = [word.strip() for word in before.split(",")]
+    words = [word.strip(BLANKS) for word in before.split(",")]
     kinds = [word for word in words if word in ("ark", "scp", "hdf5")]
     options = {word for word in words if word not in ("ark", "scp", "hdf5")}
     if not colon or not kinds or not options <= known:
         unknown = f" ({', '.join(sorted(options - known))} is not an option)" if kinds and options - known else ""
         raise UserError(f"Expected {what} such as {example}, found {text!r}{unknown}.")
-    if path != path.rstrip():
+    if path != path.rstrip(BLANKS):
         raise UserError(f"Expected {what} without blanks at its end, found {text!r}.")
     return kinds, options, path
 
@@ -153,20 +154,11 @@ def is_wspecifier(text: str) -> bool:
     return True
 
 
-def _decode(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")  # bytes that are not UTF-8 come out again as they went in
-
-
 def _encode_key(key: str) -> bytes:
-    data = key.encode("utf-8", "surrogateescape")
+    data = encode(key)
     if data.split() != [data]:
         raise UserError(f"Expected a key without white space, found {key!r}.")
     return data
-
-
-def _order(key: str) -> bytes:
-    """Keys sort by their bytes, as ``LC_ALL=C sort`` has them."""
-    return key.encode("utf-8", "surrogateescape")
 
 
 # ---------------------------------------------------------------------------------------------------- archives, scripts
@@ -180,10 +172,10 @@ def _read_key(source: Source) -> str | None:
     following = source.peek(1)
     if following in (b" ", b"\t"):
         source.read(1)
-    elif following != b"\n":  # a line end stays: an empty value in text
+    elif following != b"\n" and source.peek(2) != b"\r\n":  # a line end stays: an empty value in text
         found = "the end of the data" if not following else repr(following)
-        raise source.error(f"expected a blank and a value after the key {_decode(word[:60])!r}, found {found}.")
-    return _decode(word)
+        raise source.error(f"expected a blank and a value after the key {decode(word[:60])!r}, found {found}.")
+    return decode(word)
 
 
 def _read_value(source: Source, key: str, holder: HolderLike[T]) -> T:
@@ -209,7 +201,7 @@ def _archive(specifier: Specifier, holder: HolderLike[T]) -> Generator[tuple[str
                 yield key, value
                 if read_buffered is not None:  # what follows is probably of the same kind, and many of it are at hand
                     for word, value in read_buffered(source):
-                        yield _decode(word), value
+                        yield decode(word), value
     except UserError as problem:
         if not permissive:
             raise
@@ -256,14 +248,14 @@ def read_script(rxfilename: str, *, to_write: bool = False) -> Iterator[tuple[st
             number += 1
             words = line.split(None, 1)
             if len(words) < 2:
-                found = f"only {_decode(words[0])!r}" if words else "an empty line"
+                found = f"only {decode(words[0])!r}" if words else "an empty line"
                 raise UserError(
                     f"{source.name}, line {number}: expected a key and what it stands for, separated by a blank, "
                     f"found {found}."
                 )
             if b"\0" in line:
                 raise UserError(f"{source.name}, line {number}: expected lines of text, found binary data.")
-            yield _decode(words[0]), _decode(words[1].rstrip())
+            yield decode(words[0]), decode(words[1].rstrip())
 
 
 def _refuse_archive_in_text(source: Source) -> None:
@@ -388,29 +380,44 @@ def _check_storage(data_set: Any) -> None:
         raise UserError(f"Expected {data_set.nbytes} bytes {data_set.shape} in the file, found {stored}.")
 
 
-def _has_hard_links(file: Any, key: str) -> bool:
+def _hdf5_key(name: str | bytes) -> str:
+    """What h5py calls a data set: bytes where the name is not UTF-8."""
+    return decode(name) if isinstance(name, bytes) else name
+
+
+def _has_hard_links(file: Any, key: bytes) -> bool:
     """Whether the way to a data set stays in the file."""
     import h5py
 
     group = file
-    for part in key.split("/"):
-        if not isinstance(group, h5py.Group) or not isinstance(group.get(part, getlink=True), h5py.HardLink):
+    for part in key.split(b"/"):
+        if not isinstance(group, h5py.Group) or not _is_hard_link(group, part):
             return False
         group = group[part]
     return True
+
+
+def _is_hard_link(group: Any, name: bytes) -> bool:
+    """Whether the name is that of something in the file itself; asked at h5py's lower level, for names not in UTF-8."""
+    import h5py
+
+    try:
+        return bool(group.id.links.get_info(name).type == h5py.h5l.TYPE_HARD)
+    except (KeyError, RuntimeError, ValueError):  # there is none
+        return False
 
 
 def _hdf5_data_sets(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     import h5py
 
     for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        if not _is_hard_link(group, encode(_hdf5_key(name))):
             continue  # a link out of the file, or one that may go round in circles
         member = group[name]
         if isinstance(member, h5py.Dataset):
-            yield prefix + name, member
+            yield prefix + _hdf5_key(name), member
         elif isinstance(member, h5py.Group) and prefix.count("/") < 32:
-            yield from _hdf5_data_sets(member, f"{prefix}{name}/")
+            yield from _hdf5_data_sets(member, f"{prefix}{_hdf5_key(name)}/")
 
 
 def _hdf5(specifier: Specifier, holder: HolderLike[T]) -> Generator[tuple[str, T], None, None]:
@@ -561,7 +568,7 @@ class _SortedArchive(Generic[T]):
         elif self._once and self._asked not in (None, key):
             self._seen.pop(str(self._asked), None)
         self._asked = key
-        while self._last is None or _order(self._last) < _order(key):
+        while self._last is None or encode(self._last) < encode(key):
             pair = next(self._pairs, None)
             if pair is None:
                 break
@@ -573,14 +580,14 @@ class _SortedArchive(Generic[T]):
         return (self._seen[key],) if key in self._seen else None
 
     def _check_called_sorted(self, key: str) -> None:
-        if self._asked is not None and _order(key) < _order(self._asked):
+        if self._asked is not None and encode(key) < encode(self._asked):
             raise UserError(
                 f"The key {key!r} was asked for after {self._asked!r} in the archive {self._path}, which was opened "
                 "for keys in sorted order (option cs): sort what asks, or leave out cs."
             )
 
     def _check_sorted(self, key: str) -> None:
-        if self._last is not None and _order(key) <= _order(self._last):
+        if self._last is not None and encode(key) <= encode(self._last):
             raise UserError(
                 f"The key {key!r} comes after {self._last!r} in the archive {self._path}, which was opened as sorted "
                 "(option s): sort it with LC_ALL=C, or leave out s."
@@ -632,7 +639,10 @@ class _Hdf5Table(Generic[T]):
         import h5py
 
         try:
-            member = self._file[key] if _has_hard_links(self._file, key) else None
+            name = encode(key)
+            if b"\0" in name:
+                return None
+            member = self._file[name] if _has_hard_links(self._file, name) else None
         except (ValueError, KeyError, OSError):  # names that HDF5 does not have
             return None
         if not isinstance(member, h5py.Dataset):
@@ -801,7 +811,7 @@ class _ArchiveWriter(Generic[T]):
             self._archive.write(word + b" ")
             self._holder.write(self._archive, value, self._binary)
         if self._script is not None:
-            name = self._archive_name.encode("utf-8", "surrogateescape")
+            name = encode(self._archive_name)
             self._script.write(b"%s %s:%d\n" % (word, name, place))
         if self._flush:
             self._archive.flush()
@@ -870,7 +880,7 @@ class _Hdf5Writer(Generic[T]):
         self._file = h5py.File(self._sink.temporary, "w", track_order=True)
 
     def write(self, key: str, value: T) -> None:
-        _encode_key(key)
+        name = _encode_key(key)
         convert: Callable[[T], Any] | None = getattr(self._holder, "to_dataset", None)
         if convert is None:
             raise UserError(f"An HDF5 file cannot hold a table of {self._holder.name}; use an archive.")
@@ -878,7 +888,7 @@ class _Hdf5Writer(Generic[T]):
             raise UserError(f"The key {key!r} cannot be the name of an HDF5 data set; use an archive.")
         data = convert(value)
         try:
-            self._file.create_dataset(key, data=data, track_order=False)
+            self._file.create_dataset(name, data=data, track_order=False)
         except (ValueError, OSError, TypeError) as problem:
             raise UserError(f"Cannot write the key {key!r} to {self._path}: {problem}") from problem
 

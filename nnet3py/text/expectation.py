@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from nnet3py.errors import UserError
+from nnet3py.text.characters import BLANKS
 from nnet3py.text.file_kind import EMPTY, FIRST_BYTES, OTHER_OBJECT, Form, Kind, describe
 
 
@@ -192,7 +193,7 @@ def _instead(command: str, name: str, expected: Expected, origin: Origin) -> str
     if origin is Origin.STANDARD_INPUT:
         return f"put `{command} |` before this program"
     if origin is Origin.COMMAND:
-        return f"write '{table}{name.removesuffix('|').strip()} | {command} |'"
+        return f"write '{table}{name.removesuffix('|').strip(BLANKS)} | {command} |'"
     if not expected.takes_commands:
         return f"unpack it, `{command} {shlex.quote(name)} > NEW`"
     return f"write '{table}{command} {shlex.quote(name)} |'"

@@ -14,6 +14,8 @@ import enum
 import re
 from dataclasses import dataclass, replace
 
+from nnet3py.text.characters import decode
+
 FIRST_BYTES = 512
 """How many bytes of a file are enough for :func:`describe`."""
 
@@ -262,4 +264,4 @@ def _several(kind: Kind) -> str:
 
 
 def _shown(key: bytes) -> str:
-    return key.decode("utf-8", "surrogateescape")
+    return decode(key)

@@ -17,22 +17,12 @@ from collections.abc import Iterable
 
 from nnet3py.errors import UserError
 from nnet3py.temporary_files import replacing
+from nnet3py.text.characters import BLANKS as BLANKS
+from nnet3py.text.characters import decode as decode
+from nnet3py.text.characters import encode as encode
 from nnet3py.text.expectation import refuse_misfit
 
-BLANKS = " \t\n\r\f\v"
-"""What separates fields."""
-
 _FIELD = re.compile(f"[^{BLANKS}]+")
-
-
-def decode(data: bytes) -> str:
-    """Bytes as text; those that are not UTF-8 become surrogates, which :func:`encode` turns back."""
-    return data.decode("utf-8", "surrogateescape")
-
-
-def encode(text: str) -> bytes:
-    """The bytes that :func:`decode` was given."""
-    return text.encode("utf-8", "surrogateescape")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -25,7 +25,7 @@ from types import TracebackType
 
 from nnet3py import log, temporary_files
 from nnet3py.errors import UserError
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import BLANKS, decode, encode, fields, lines_of, write_text
 from nnet3py.xconfig.layer import Layer
 from nnet3py.xconfig.xconfig_file import nodes_of, parse_xconfig, read_text
 
@@ -129,7 +129,7 @@ def _existing_nodes(model: str) -> dict[str, int]:
 
 def _texts(text: str, layers: Sequence[Layer], files: dict[str, list[GeneratedLine]]) -> dict[str, str]:
     """What goes into each file, without its header."""
-    texts = {"xconfig": [line.strip() for line in text.splitlines()]}
+    texts = {"xconfig": [line.strip(BLANKS) for line in lines_of(text)]}
     for number, normalised in ((1, False), (2, True)):
         texts[f"xconfig.expanded.{number}"] = [layer.expanded(normalised=normalised) for layer in layers]
     for name, lines in files.items():
@@ -138,7 +138,7 @@ def _texts(text: str, layers: Sequence[Layer], files: dict[str, list[GeneratedLi
 
 
 def _header(name: str, command: str) -> str:
-    lines = ["Made by:", *command.splitlines(), _EXPLANATIONS[name.removesuffix(".config")]]
+    lines = ["Made by:", *lines_of(command), _EXPLANATIONS[name.removesuffix(".config")]]
     return "".join(f"# {line}\n" for line in lines) + "\n"
 
 
@@ -222,12 +222,12 @@ def _run(words: Sequence[str]) -> tuple[str, str]:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True)
     except OSError as problem:
         raise UserError(f"Cannot start {words[0]}: {problem.strerror}. The programs of bin/ must be on PATH.") from None
-    messages = done.stderr.decode("utf-8", errors="replace")
+    messages = decode(done.stderr)
     if done.returncode != 0:
         found = re.search(r"^ERROR \([^\n]*?\) (.*)", messages, re.MULTILINE | re.DOTALL)
         text = found[1] if found else messages[-1000:] or f"its exit status was {done.returncode}."
-        raise UserError(f"{words[0]}: {' '.join(text.split())}")
-    return done.stdout.decode("utf-8", errors="replace"), messages
+        raise UserError(f"{words[0]}: {' '.join(fields(text))}")
+    return decode(done.stdout), messages
 
 
 class _Staging:
@@ -261,8 +261,8 @@ class _Staging:
     def write(self, name: str, text: str) -> None:
         """Write a file under its temporary name."""
         try:
-            with open(self.path(name), "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(self.path(name), "wb") as file:
+                file.write(encode(text))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as problem:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from nnet3py.errors import UserError
 from nnet3py.text.expectation import Expected, refuse_misfit
+from nnet3py.text.lines import decode, fields, lines_of
 from nnet3py.xconfig.layer import Layer, Predecessors
 from nnet3py.xconfig.layer_types import make_layer
 from nnet3py.xconfig.xconfig_line import parse_line
@@ -20,11 +21,9 @@ def read_text(path: str) -> str:
         with open(path, "rb") as file:
             data = file.read()
         refuse_misfit(data, path, _EXPECTED)
-        return data.decode("utf-8")
+        return decode(data)
     except OSError as problem:
         raise UserError(f"Cannot read the xconfig file {path}: {problem.strerror}.") from problem
-    except UnicodeDecodeError as problem:
-        raise UserError(f"{path}: expected an xconfig file in UTF-8, byte {problem.start}.") from None
 
 
 def parse_xconfig(text: str, path: str, existing: dict[str, int] | None = None) -> list[Layer]:
@@ -39,7 +38,7 @@ def parse_xconfig(text: str, path: str, existing: dict[str, int] | None = None) 
         UserError: a line is wrong, or there is none.
     """
     before = Predecessors(existing=existing or {})
-    for number, content in enumerate(text.splitlines(), 1):
+    for number, content in enumerate(lines_of(text), 1):
         line = parse_line(content, f"{path}:{number}")
         if line is not None:
             before.layers.append(make_layer(line, before))
@@ -54,10 +53,10 @@ def nodes_of(info: str) -> dict[str, int]:
     A line is ``input-node name=input dim=40`` or ``component-node name=a component=a input=... output-dim=512``.
     """
     found = {}
-    for line in info.splitlines():
-        words = line.split()
-        fields = dict(word.split("=", 1) for word in words if "=" in word)
-        dim = fields.get("output-dim", fields.get("dim"))
-        if words and words[0].endswith("-node") and "name" in fields and dim:
-            found[fields["name"]] = int(dim)
+    for line in lines_of(info):
+        words = fields(line)
+        values = dict(word.split("=", 1) for word in words if "=" in word)
+        dim = values.get("output-dim", values.get("dim"))
+        if words and words[0].endswith("-node") and "name" in values and dim:
+            found[values["name"]] = int(dim)
     return found

@@ -11,11 +11,12 @@ import re
 from dataclasses import dataclass
 
 from nnet3py.errors import UserError
+from nnet3py.text.lines import BLANKS, fields
 
 _FIRST_WORD = re.compile(r"[a-z][-a-z0-9]+")
 _KEY = re.compile(r"([-a-zA-Z0-9_]*)=")
 # Kaldi's characters, and the brackets of [-1], which Kaldi writes into xconfig.expanded.1 but does not read again.
-_FORBIDDEN = re.compile(r"[^a-zA-Z0-9.\-()@_=,/+:\s\"\[\]]")
+_FORBIDDEN = re.compile(r"[^a-zA-Z0-9.\-()@_=,/+: \"\[\]]")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def parse_line(text: str, where: str) -> XconfigLine | None:
     Raises:
         UserError: it does not have the form of an xconfig line.
     """
-    text = " ".join(text.split("#", 1)[0].split())
+    text = " ".join(fields(text.split("#", 1)[0]))
     if not text:
         return None
     first_word, _, rest = text.partition(" ")
@@ -71,5 +72,5 @@ def _values(line: XconfigLine, rest: str) -> dict[str, str]:
         if key in values:
             raise line.error(f"{key}= is given twice")
         value = rest[match.end() : following.start() if following else len(rest)]
-        values[key] = value.replace('"', " ").strip()
+        values[key] = value.replace('"', " ").strip(BLANKS)
     return values

@@ -65,6 +65,18 @@ def test_the_plot_is_a_png_and_the_same_each_time(tmp_path: Path) -> None:
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
 
 
+def test_labels_may_hold_any_byte_and_dollars(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    training = make_training(tmp_path / "a", -1.5)
+    words = [b"--plot=p.png", b"--table=t.md", b"--title=$\\frac{$ caf\xe9", b"caf\xe9 $\\frac{$\xe2\x80\xa8=a"]
+    command = [sys.executable, str(ROOT / "steps" / "report.py"), "--print-args=false", *words]
+    done = subprocess.run(command, cwd=training.parent, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"| caf\xe9 $\\frac{$\xe2\x80\xa8 |" in done.stdout
+    assert (tmp_path / "t.md").read_bytes() == done.stdout
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_training_that_has_not_run_and_a_label_that_is_missing_are_named(tmp_path: Path) -> None:
     done = report(f"one={tmp_path}/nothing")
     assert done.returncode == 1

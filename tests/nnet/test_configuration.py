@@ -8,6 +8,7 @@ import pytest
 
 from nnet3py.errors import UserError
 from nnet3py.nnet.configuration import ConfigLine, config_lines, read_config
+from nnet3py.nnet.network import Network
 
 
 def test_values_may_hold_blanks_and_quotes() -> None:
@@ -81,6 +82,14 @@ def test_a_binary_file_is_not_read_as_configuration(tmp_path: Path) -> None:
     path.write_bytes(b"\0B<Nnet3> \n")
     with pytest.raises(UserError, match=r"n\.config: expected configuration lines of a network, found a network"):
         read_config(str(path))
-    path.write_bytes(b"input-node name=\xff\n")
-    with pytest.raises(UserError, match="UTF-8"):
-        read_config(str(path))
+
+
+def test_comments_may_hold_any_byte_and_names_may_not(tmp_path: Path) -> None:
+    path = tmp_path / "n.config"
+    path.write_bytes(b"# configuraci\xf3n\xe2\x80\xa8\r\n\r\ninput-node\tname=input  dim=3 \r\n")
+    (line,) = config_lines(read_config(str(path)).split("\n"), "n.config")
+    assert (line.where, line.text_value("name"), line.positive("dim")) == ("n.config:3", "input", 3)
+    for name in (b"\xff", b"a\xc2\xa0b", b"a\xe3\x80\x80"):
+        path.write_bytes(b"input-node name=" + name + b" dim=3\n")
+        with pytest.raises(UserError, match=r"is not a name: .*: input-node name="):
+            Network.from_config(read_config(str(path)))

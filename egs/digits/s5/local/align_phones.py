@@ -36,7 +36,7 @@ def main(data_dir: str, lang_dir: str, ali_dir: str, nj: int) -> None:
     from nnet3py.tables.holders import INT_VECTOR
     from nnet3py.tables.streams import open_output
     from nnet3py.tables.table import TableWriter
-    from nnet3py.text.lines import read_lines
+    from nnet3py.text.lines import fields, read_lines, read_text, write_text
     from nnet3py.text.symbols import read_symbols
 
     numbers = read_symbols(f"{lang_dir}/phones.txt")
@@ -44,9 +44,9 @@ def main(data_dir: str, lang_dir: str, ali_dir: str, nj: int) -> None:
     model = monophone_transition_model(topology)
     phones: dict[str, list[TimedPhone]] = {}
     for line in read_lines(f"{data_dir}/phones.ctm"):
-        key, _, start, duration, phone = line.split()
+        key, _, start, duration, phone = fields(line)
         phones.setdefault(key, []).append((phone, float(start), float(duration)))
-    lengths = [line.split() for line in read_lines(f"{data_dir}/utt2num_frames")]
+    lengths = [fields(line) for line in read_lines(f"{data_dir}/utt2num_frames")]
     if nj < 1:
         raise UserError(f"--nj must be at least 1, not {nj}.")
     nj = min(nj, len(lengths))
@@ -54,10 +54,10 @@ def main(data_dir: str, lang_dir: str, ali_dir: str, nj: int) -> None:
     with open_output(f"{ali_dir}/final.mdl") as sink:
         write_header(sink, True)
         write_transition_model_to(sink, model, True)
-    Path(ali_dir, "tree").write_text(monophone_tree_text(topology))
-    Path(ali_dir, "phones.txt").write_text(Path(lang_dir, "phones.txt").read_text())
-    Path(ali_dir, "num_jobs").write_text(f"{nj}\n")
-    Path(ali_dir, "num_pdfs").write_text(f"{model.num_pdfs}\n")
+    write_text(f"{ali_dir}/tree", monophone_tree_text(topology))
+    write_text(f"{ali_dir}/phones.txt", read_text(f"{lang_dir}/phones.txt"))
+    write_text(f"{ali_dir}/num_jobs", f"{nj}\n")
+    write_text(f"{ali_dir}/num_pdfs", f"{model.num_pdfs}\n")
     frames = left_out = 0
     for job in range(nj):
         with TableWriter(f"ark:| gzip -nc > {ali_dir}/ali.{job + 1}.gz", INT_VECTOR) as writer:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nnet3py.errors import UserError
 from nnet3py.program import argument, option, program, reason
+from nnet3py.text.lines import write_text
 
 NONLINEARITIES = {"sigmoid": "SigmoidComponent", "tanh": "TanhComponent", "relu": "RectifiedLinearComponent"}
 
@@ -106,7 +107,7 @@ def main(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, lines in configs.items():
-            (folder / name).write_text("\n".join(lines).rstrip("\n") + "\n")
+            write_text(folder / name, "\n".join(lines).rstrip("\n") + "\n")
     except OSError as problem:
         raise UserError(f"Cannot write into {folder}: {reason(problem)}.") from problem
 

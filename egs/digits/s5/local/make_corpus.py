@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.program import argument, option, program, reason
+from nnet3py.text.lines import joined, write_text
 
 DIGITS = ("zero", "oh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = {
@@ -277,7 +278,7 @@ def write_data_dir(folder: Path, wav_folder: Path, by_speaker: dict[str, list[Ut
         ],
     }
     for name, content in lines.items():
-        (folder / name).write_text("\n".join(content) + "\n")
+        write_text(folder / name, joined(content))
 
 
 @program(

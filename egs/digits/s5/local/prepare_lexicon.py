@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nnet3py.errors import UserError
 from nnet3py.program import argument, option, program, reason
+from nnet3py.text.lines import encode, fields, read_lines, write_text
 
 
 @program(
@@ -26,25 +27,22 @@ def main(prons: str, lexicon: str, min_share: float) -> None:
     Kaldi counterpart: utils/dict_dir_add_pronprobs.sh.
     """
     counts: dict[str, Counter[tuple[str, ...]]] = {}
-    try:
-        for number, line in enumerate(Path(prons).read_text(encoding="utf-8").splitlines(), 1):
-            fields = line.split()
-            if len(fields) < 3:
-                raise UserError(f"{prons}:{number}: expected 'utterance word phone ...', found {line!r}.")
-            counts.setdefault(fields[1], Counter())[tuple(fields[2:])] += 1
-    except OSError as problem:
-        raise UserError(f"Cannot read {prons}: {reason(problem)}.") from problem
+    for number, line in enumerate(read_lines(prons), 1):
+        words = fields(line)
+        if len(words) < 3:
+            raise UserError(f"{prons}:{number}: expected 'utterance word phone ...', found {line!r}.")
+        counts.setdefault(words[1], Counter())[tuple(words[2:])] += 1
     lines = []
-    for word, pronunciations in sorted(counts.items()):
+    for word, pronunciations in sorted(counts.items(), key=lambda item: encode(item[0])):
         total, most = sum(pronunciations.values()), max(pronunciations.values())
-        for phones, count in sorted(pronunciations.items(), key=lambda item: (-item[1], item[0])):
+        for phones, count in sorted(pronunciations.items(), key=lambda item: (-item[1], encode(" ".join(item[0])))):
             if count >= min_share * total:
                 lines.append(f"{word} {count / most:.4f} {' '.join(phones)}\n")
     if not lines:
         raise UserError(f"{prons} is empty: expected lines 'utterance word phone ...'.")
     try:
         Path(lexicon).parent.mkdir(parents=True, exist_ok=True)
-        Path(lexicon).write_text("".join(lines), encoding="utf-8")
+        write_text(lexicon, "".join(lines))
     except OSError as problem:
         raise UserError(f"Cannot write {lexicon}: {reason(problem)}.") from problem
 

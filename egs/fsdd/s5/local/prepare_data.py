@@ -19,6 +19,7 @@ from pathlib import Path
 from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.program import argument, option, program, reason
+from nnet3py.text.lines import joined, write_text
 
 _COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 _ARCHIVE = f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/{_COMMIT}.tar.gz"
@@ -188,9 +189,7 @@ def write_data_dir(directory: Path, recordings: dict[Recording, Path]) -> None:
     }
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in lines.items():
-        temporary = directory / f".{name}"
-        temporary.write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
-        temporary.replace(directory / name)
+        write_text(directory / name, joined(content))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.program import argument, option, program
 from nnet3py.temporary_files import replacing
+from nnet3py.text.lines import read_text, write_text
 
 MISSING = "-"
 
@@ -45,8 +46,7 @@ def main(work: str, size: str, update: str, figures: str) -> None:
     folder = Path(corpus.path("report"))
     folder.mkdir(exist_ok=True)
     text = "\n".join(f"## {name}\n\n{table}" for name, table in tables.items())
-    with replacing(str(folder / "tables.md")) as temporary:
-        Path(temporary).write_text(text)
+    write_text(folder / "tables.md", text)
     if update:
         _update(Path(update), {name if size == "full" else f"{size}-{name}": table for name, table in tables.items()})
     report.figures(Path(figures) if figures else folder)
@@ -54,12 +54,11 @@ def main(work: str, size: str, update: str, figures: str) -> None:
 
 
 def _update(path: Path, tables: dict[str, str]) -> None:
-    text = path.read_text()
+    text = read_text(path)
     for name, table in tables.items():
         marked = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         text = marked.sub(lambda match, table=table: f"{match[1]}\n{table}\n{match[2]}", text)
-    with replacing(str(path)) as temporary:
-        Path(temporary).write_text(text)
+    write_text(path, text)
 
 
 class Report:

@@ -19,6 +19,7 @@ from typing import IO
 from nnet3py.driver.report import Progress, read_progress
 from nnet3py.errors import UserError
 from nnet3py.jobs.interruption import DRIVER_PID
+from nnet3py.text.lines import read_lines, read_number, read_text, write_text
 
 STEPS = Path(__file__).resolve().parents[5] / "steps"
 ACOUSTIC_SCALES = "0.1,0.15,0.2,0.25,0.3"
@@ -165,8 +166,7 @@ class Corpus:
         with open(log_path, "w", encoding="utf-8") as log:
             status = programs.run(command, self.folder, log, environment)
         if status != 0:
-            with open(log_path, encoding="utf-8", errors="replace") as log:
-                said = [line.rstrip() for line in log if line.startswith("ERROR")] or ["it gave no error message"]
+            said = [line for line in read_lines(log_path) if line.startswith("ERROR")] or ["it gave no error message"]
             raise UserError(f"{os.path.basename(command[0])} failed: {said[-1]} (all that it said is in {log_path})")
 
     def egs(self, frames: int) -> str:
@@ -224,20 +224,14 @@ def train(corpus: Corpus, trial: Trial) -> None:
 
 def _write_configs(corpus: Corpus, trial: Trial) -> None:
     """The trial's configs/; the same again where they are there already."""
-    with open(corpus.path("exp/ali/num_pdfs"), encoding="utf-8") as file:
-        num_pdfs = int(file.read())
-    with open(corpus.path("feat_dim"), encoding="utf-8") as file:
-        feat_dim = int(file.read())
+    num_pdfs, feat_dim = (read_number(corpus.path(name)) for name in ("exp/ali/num_pdfs", "feat_dim"))
     folder = f"trials/{trial.name}/configs"
     command = [corpus.make_configs, f"--context={corpus.context}", "--lda=exp/lda/lda.mat", *trial.configs]
     corpus.run([*command, str(feat_dim), str(num_pdfs), folder], f"configs.{trial.name}")
     os.unlink(corpus.path(f"{folder}/splice.config"))
     if trial.affine:
         path = corpus.path(f"{folder}/final.config")
-        with open(path, encoding="utf-8") as file:
-            text = re.sub(r"(type=NaturalGradientAffineComponent)", rf"\1 {trial.affine}", file.read())
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        write_text(path, re.sub(r"(type=NaturalGradientAffineComponent)", rf"\1 {trial.affine}", read_text(path)))
 
 
 def decode(corpus: Corpus, trial: Trial) -> None:
@@ -255,8 +249,7 @@ def decode(corpus: Corpus, trial: Trial) -> None:
             command += ["exp/graph", f"data/{data}", folder]
             corpus.run([f"{STEPS}/{command[0]}", *command[1:]], f"decode_{data}.{trial.name}")
             corpus.run([f"{STEPS}/score.py", f"data/{data}", folder], f"score_{data}.{trial.name}")
-        with open(corpus.path(f"{folder}/best_acwt"), encoding="utf-8") as file:
-            scale = file.read().strip()
+        (scale,) = read_lines(corpus.path(f"{folder}/best_acwt"))
 
 
 def result(corpus: Corpus, trial: Trial) -> Result | None:
@@ -267,10 +260,8 @@ def result(corpus: Corpus, trial: Trial) -> Result | None:
     wer = math.nan
     folder = corpus.trial_path(trial, "decode_test")
     if os.path.exists(f"{folder}/best_acwt"):
-        with open(f"{folder}/best_acwt", encoding="utf-8") as file:
-            scale = file.read().strip()
-        with open(f"{folder}/wer_{scale}", encoding="utf-8") as file:
-            found = re.search(r"%WER ([0-9.]+) \[", file.read())
+        (scale,) = read_lines(f"{folder}/best_acwt")
+        found = re.search(r"%WER ([0-9.]+) \[", read_text(f"{folder}/wer_{scale}"))
         if found:
             wer = float(found[1])
     return Result(trial, rows, wer)
