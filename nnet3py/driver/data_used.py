@@ -30,7 +30,7 @@ LEFT_OUT = "left_out"
 _MUCH = 0.05
 _MOST_NAMED = 3
 _UNKNOWN = "not in the results (see the logs)"
-_KEY = r"([^ \t]+?)(?=[:,]?(?:[ \t]|$))"
+_KEY = r"([^ \t]+?)[:,]?(?=[ \t]|$)"
 _SAID_IN_LOGS = tuple(
     (re.compile(pattern.replace("KEY", _KEY)), reason)
     for pattern, reason in (
@@ -86,15 +86,15 @@ class DataUsed:
         for utterance in utterances:
             self.left_out.setdefault(utterance, reason)
 
-    def usable(self, table: Mapping[str, str], data: str) -> dict[str, str]:
+    def usable(self, table: Mapping[str, str], data: str, advice: str = "") -> dict[str, str]:
         """The part of a table that is not left out.
 
         Raises:
-            UserError: nothing of it is left; ``data`` says in the message what it was of.
+            UserError: nothing of it is left; ``data`` says in the message what it was of, ``advice`` what to do.
         """
         left = {utterance: value for utterance, value in table.items() if utterance not in self.left_out}
         if not left:
-            raise UserError(f"No utterance of {data} can be used. {self.line()}")
+            raise UserError(f"No utterance of {data} can be used. {self.line()}{f' {advice}' if advice else ''}")
         return left
 
     def compare(self, results: Collection[str], logs: Iterable[str]) -> None:
@@ -131,8 +131,7 @@ class DataUsed:
         parts = []
         for reason, members in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
             frames = f", {sum(self.lengths[u] for u in members)} frames" if known else ""
-            named = ", ".join(members[:_MOST_NAMED]) + (", ..." if len(members) > _MOST_NAMED else "")
-            parts.append(f"{reason} {len(members)}{frames} ({named})")
+            parts.append(f"{reason} {len(members)}{frames} ({some(members)})")
         if self.unnamed:
             parts.append(f"{_UNKNOWN} {self.unnamed}")
         return f"{text}; left out {lost}: {'; '.join(parts)}."
@@ -144,10 +143,7 @@ class DataUsed:
         lost = sorted(self.left_out.items(), key=lambda pair: encode(pair[0]))
         write_text(f"{folder}/info/{LEFT_OUT}", joined(f"{utterance} {reason}" for utterance, reason in lost))
         write_text(f"{folder}/info/{NAME}", f"{line}\n")
-        if is_much(self.lost, len(self.utterances)):
-            log.warning(line)
-        else:
-            log.log(line)
+        tell(line, self.lost, len(self.utterances))
 
     def require_some(self, data: str) -> None:
         """Raise UserError if nothing was used of ``data``."""
@@ -158,6 +154,19 @@ class DataUsed:
 def is_much(lost: float, of: float) -> bool:
     """Whether so much is lost that a warning is due."""
     return lost > _MUCH * of
+
+
+def tell(line: str, lost: float, of: float) -> None:
+    """Say a line about what is lost, as a warning where that is much."""
+    if is_much(lost, of):
+        log.warning(line)
+    else:
+        log.log(line)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of some names, for a message."""
+    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
 
 
 def passed_over(logs: Iterable[str], utterances: Iterable[str]) -> bool:

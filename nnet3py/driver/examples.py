@@ -5,10 +5,10 @@ the rest into examples and deal them out at random; a second round puts each arc
 Utterances that no example can be made of are left out before anything is drawn, and counted by reason.
 
 Written in the directory of examples: ``egs.1.ark ...``, ``valid_diagnostic.egs``, ``train_diagnostic.egs``,
-``combine.egs``, ``info/{feat_dim, ivector_dim, num_pdfs, num_frames, num_archives, frames_per_eg, egs_per_archive, fewest_egs,
-left_context, right_context, data_used, ...}``, ``cmvn_opts``, ``phones.txt`` and ``tree`` where the alignment has them,
-``valid_uttlist``, ``train_subset_uttlist``; with ``--online-cmvn`` also ``global_cmvn.stats`` and ``online_cmvn``, an
-empty file that tells decoding.
+``combine.egs``, ``info/{feat_dim, ivector_dim, num_pdfs, num_frames, num_archives, frames_per_eg, egs_per_archive,
+fewest_egs, left_context, right_context, data_used, left_out, ...}``, ``cmvn_opts``, ``phones.txt`` and ``tree`` where
+the alignment has them, ``valid_uttlist``, ``train_subset_uttlist``; with ``--online-cmvn`` also ``global_cmvn.stats``
+and ``online_cmvn``, an empty file that tells decoding.
 
 Source: Kaldi egs/wsj/s5/steps/nnet3/get_egs.sh.
 """
@@ -129,7 +129,11 @@ class _Maker:
             self._copy_alignments()
         alignments = read_table(f"{self.folder}/ali.scp")
         used = self._account(alignments)
-        usable = used.usable(self.features, self.data)
+        longest = max(used.lengths.values())
+        advice = f"The longest has {longest} frames: give --frames-per-eg={longest} at most." if (
+            0 < longest < self.frames_per_eg
+        ) else ""  # fmt: skip
+        usable = used.usable(self.features, self.data, advice)
         valid, subset, train = self._choose(list(usable), used)
         jobs = self._write_lists(alignments, valid, subset, train)
         if self.options.online_cmvn:
@@ -232,6 +236,7 @@ class _Maker:
         splitter = UtteranceSplitter(
             ChunkConfig(ChunkConfig.parse_num_frames(options.frames_per_eg, factor), frame_subsampling_factor=factor)
         )
+        used.leave_out((utterance for utterance in both if not lengths[utterance]), "no frames")
         for utterance in both:
             if not targets_fit(lengths[utterance], aligned[utterance], factor):
                 used.leave_out([utterance], "an alignment of another length")
@@ -299,7 +304,7 @@ class _Maker:
         if utterances <= 4 * wanted:
             raise UserError(
                 f"{utterances} utterances are too few to set {wanted} aside: --num-utts-subset must be less than a "
-                "quarter of them."
+                f"quarter of them. {f'Give {most} at most' if (most := (utterances - 1) // 4) else 'Leave it out'}."
             )
         return wanted
 
