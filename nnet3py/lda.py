@@ -358,7 +358,7 @@ def estimate_transform(statistics: LdaStatistics, options: TransformOptions) -> 
         )
     log.log(f"Data count is {count:g}")
     within = total - between
-    cholesky = _cholesky(within)
+    cholesky = _cholesky(within, count)
     inverse = np.linalg.inv(cholesky)
     projected = inverse @ between @ inverse.T
     u, singular_values, _ = np.linalg.svd((projected + projected.T) / 2)
@@ -375,7 +375,7 @@ def estimate_transform(statistics: LdaStatistics, options: TransformOptions) -> 
     return FeatureTransform(matrix.astype(np.float32), cholesky)
 
 
-def _cholesky(within: np.ndarray) -> np.ndarray:
+def _cholesky(within: np.ndarray, count: float) -> np.ndarray:
     try:
         return np.linalg.cholesky(within)
     except np.linalg.LinAlgError:
@@ -385,8 +385,9 @@ def _cholesky(within: np.ndarray) -> np.ndarray:
         return np.linalg.cholesky(within + smooth * np.eye(len(within)))
     except np.linalg.LinAlgError:
         raise UserError(
-            "The within-class covariance of the LDA statistics is not positive definite: are there enough data, and do "
-            "some of the features never change?"
+            f"The within-class covariance of the LDA statistics, {len(within)} dimensions of {count:g} frames, is not "
+            "positive definite. If the frames are that few, accumulate all of them: nnet-acc-lda-stats --rand-prune=0 "
+            "(train_dnn.py: --trainer.lda.rand-prune=0). If not, do some of the features never change?"
         ) from None
 
 

@@ -44,13 +44,14 @@ def main(
     Reads feats.scp, cmvn.scp, utt2spk and text of the data directory, and the language directory that
     steps/prepare_lang.py made. The Gaussians see normalised features with their first and second derivatives. All data
     are held in memory. Writes <ali-dir>/final.mdl, tree, ali.1.gz (transition-ids), pdf.ark and pdf.scp (pdf-ids),
-    num_pdfs. Needs the package kaldi-hmm-gmm.
+    num_pdfs, and info/data_used: what was left out, and why. Needs the package kaldi-hmm-gmm.
 
     Kaldi counterpart: steps/train_mono.sh, then steps/align_si.sh on the same data.
     """
     from nnet3py import log
     from nnet3py.alignment.alignment_directory import align_data_directory
     from nnet3py.alignment.monophone import Schedule
+    from nnet3py.driver.data_used import DataUsed
     from nnet3py.errors import UserError
 
     try:
@@ -77,7 +78,9 @@ def main(
         self_loop_scale=self_loop_scale,
         seed=seed,
     )
-    alignment = align_data_directory(data_dir, lang_dir, ali_dir, schedule, cmvn_options=cmvn_opts)
+    done = align_data_directory(data_dir, lang_dir, ali_dir, schedule, cmvn_options=cmvn_opts)
+    alignment = done.alignment
+    DataUsed(list(done.lengths), done.lengths, done.left_out).report(ali_dir)
     log.log(
         f"Aligned {len(alignment.transitions)} utterances, {len(alignment.too_short)} were too short; "
         f"{alignment.mixtures.num_gaussians} Gaussians for {alignment.transition_model.num_pdfs} pdfs, "

@@ -7,6 +7,7 @@ Files::
     ali.1.gz         a transition-id for each frame; num_jobs holds 1
     pdf.ark pdf.scp  the same as pdf-ids; num_pdfs holds their number
     phones.txt cmvn_opts    phones as the alignment numbers them, and the options of apply-cmvn that it had
+    info/data_used info/left_out    what was aligned and what was not (:mod:`nnet3py.driver.data_used`)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import gzip
 import io
 import os
 import shlex
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +39,25 @@ from nnet3py.tables.table import SequentialReader, TableWriter
 from nnet3py.temporary_files import replacing
 from nnet3py.text.lines import encode, read_text, write_text
 
-_FEWEST_NAMED = 3  # so many keys are named when some are left out
+
+@dataclass(frozen=True)
+class AlignedData:
+    """What became of a data directory.
+
+    Attributes:
+        alignment: of what could be aligned.
+        lengths: frames of every utterance that has features or a transcript; 0 for one without features.
+        left_out: utterance -> why it was not aligned.
+    """
+
+    alignment: Alignment
+    lengths: dict[str, int]
+    left_out: dict[str, str]
 
 
 def align_data_directory(
     data_dir: str, lang_dir: str, ali_dir: str, schedule: Schedule, *, cmvn_options: str = ""
-) -> Alignment:
+) -> AlignedData:
     """Train on ``<data_dir>``'s feats.scp, cmvn.scp, utt2spk and text, and write ``<ali_dir>``.
 
     Args:
@@ -57,24 +72,26 @@ def align_data_directory(
     language = read_language(lang_dir)
     texts = read_transcripts(os.path.join(data_dir, "text"))
     transcripts = {key: tuple(words) for key, words in texts.items()}
-    features = _read_features(data_dir, cmvn_options)
-    _report_difference("transcript", [key for key in features if key not in transcripts])
-    _report_difference("features", [key for key in transcripts if key not in features])
+    listed = list(DataDirectory(data_dir).features())
+    normalisation = Normalisation(cmvn_options)
+    normalisation.require(data_dir, data_dir)
+    left_out = normalisation.without_statistics(listed, data_dir)
+    features = _read_features(data_dir, normalisation)
+    left_out |= {key: "no frames" for key in listed if key not in features and key not in left_out}
+    left_out |= {key: "no transcript" for key in features if key not in transcripts}
+    left_out |= {key: "no features" for key in transcripts if key not in features and key not in left_out}
     both = {key: features[key] for key in features if key in transcripts}
     trainer = MonophoneTrainer(both, transcripts, language, schedule)
     log.log(f"{len(both)} utterances, {sum(map(len, both.values()))} frames of {trainer.features.shape[1]} dimensions.")
     alignment = train_monophone(trainer, _report_pass)
-    if alignment.too_short:
-        log.warning(f"Too short for their transcripts and left out: {_some(alignment.too_short)}.")
+    left_out |= dict.fromkeys(alignment.too_short, "too short for its transcript")
     _write(trainer, alignment, language, ali_dir, cmvn_options)
-    return alignment
+    lengths = {key: len(features[key]) if key in features else 0 for key in {**dict.fromkeys(listed), **transcripts}}
+    return AlignedData(alignment, lengths, left_out)
 
 
-def _read_features(data_dir: str, cmvn_options: str) -> dict[str, NDArray[np.float32]]:
-    """Normalised features with their first and second derivatives."""
-    DataDirectory(data_dir).features()
-    normalisation = Normalisation(cmvn_options)
-    normalisation.require(data_dir, data_dir)
+def _read_features(data_dir: str, normalisation: Normalisation) -> dict[str, NDArray[np.float32]]:
+    """Normalised features with their first and second derivatives, of the utterances that have frames."""
     source = f"scp:{data_dir}/feats.scp"
     place = shlex.quote(data_dir)
     command = normalisation.command(f"scp:{place}/feats.scp", data_dir=place)
@@ -93,16 +110,6 @@ def _read_features(data_dir: str, cmvn_options: str) -> dict[str, NDArray[np.flo
             if len(matrix):
                 features[key] = add_deltas(matrix)
     return features
-
-
-def _report_difference(what: str, missing: list[str]) -> None:
-    if missing:
-        log.warning(f"Left out for want of {what}: {_some(missing)}.")
-
-
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - _FEWEST_NAMED} more" if len(keys) > _FEWEST_NAMED else ""
-    return ", ".join(keys[:_FEWEST_NAMED]) + more
 
 
 def _report_pass(iteration: int, log_likelihood: float, num_gaussians: int) -> None:

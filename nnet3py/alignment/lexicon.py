@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nnet3py import log
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.errors import UserError
 from nnet3py.text.lines import fields, read_lines
@@ -52,7 +53,8 @@ def read_lexicon(path: str) -> list[Pronunciation]:
     if not lines:
         raise UserError(f"{path}: expected lines 'word phone phone ...', found none.")
     with_probabilities = all(len(words) > 2 and _probability(words[1]) is not None for _, words in lines)
-    pronunciations = {}
+    pronunciations: dict[tuple[str, tuple[str, ...]], Pronunciation] = {}
+    repeated: list[int] = []
     for number, words in lines:
         word, phones = words[0], tuple(words[2:] if with_probabilities else words[1:])
         if not phones:
@@ -63,7 +65,12 @@ def read_lexicon(path: str) -> list[Pronunciation]:
             if phone == EPSILON or phone.startswith("#"):
                 raise UserError(f"{path}:{number}: {phone!r} is a reserved symbol: give the phone another name.")
         probability = (_probability(words[1]) or 1.0) if with_probabilities else 1.0
+        if (word, phones) in pronunciations:
+            repeated.append(number)
         pronunciations[word, phones] = Pronunciation(word, probability, phones)
+    if repeated:
+        what = f"{path}: {len(repeated)} of {len(lines)} lines repeat a pronunciation (line {repeated[0]} is the first)"
+        log.log(f"{what}; each counts once{', with its last probability' if with_probabilities else ''}.")
     return list(pronunciations.values())
 
 

@@ -171,6 +171,10 @@ def decode_table(
             stack.enter_context(TableWriter(alignment_wspecifier, INT_VECTOR)) if alignment_wspecifier else None
         )
         for key, log_likelihoods in reader:
+            if not len(log_likelihoods):
+                log.warning(f"Zero-length utterance: {key}")
+                failed += 1
+                continue
             try:
                 path = decoder.decode(np.asarray(log_likelihoods, np.float32))
             except UserError as problem:

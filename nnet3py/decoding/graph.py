@@ -22,6 +22,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from nnet3py import log
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.decoding.library_transducer import read_vector_transducer
 from nnet3py.directories.belonging import (
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     import kaldifst
 
 GRAMMARS = ("loop", "word")
+_MOST_NAMED = 3
 
 
 def word_grammar(words: dict[str, int], *, loop: bool) -> kaldifst.StdVectorFst:
@@ -211,11 +213,13 @@ def make_graph_dir(
     _require_language_of_model(lang_dir, phones, model_dir, path, model)
     grammar_path = os.path.join(lang_dir, "G.fst")
     _require_symbols(lang_dir)
+    lexicon = read_vector_transducer(os.path.join(lang_dir, "L_disambig.fst"))
+    given = os.path.exists(grammar_path)
+    language_model = read_vector_transducer(grammar_path) if given else word_grammar(words, loop=grammar == "loop")
+    _tell_unpronounced(lexicon, language_model, words, grammar_path if given else os.path.join(lang_dir, "words.txt"))
     graph = compile_graph(
-        read_vector_transducer(os.path.join(lang_dir, "L_disambig.fst")),
-        read_vector_transducer(grammar_path)
-        if os.path.exists(grammar_path)
-        else word_grammar(words, loop=grammar == "loop"),
+        lexicon,
+        language_model,
         [number for name, number in phones.items() if name.startswith("#")],
         model,
         transition_scale=transition_scale,
@@ -252,6 +256,21 @@ def _require_symbols(lang_dir: str) -> None:
         grammar = read_transducer_file(path)
         require_labels(grammar.ilabels, path, words)
         require_labels(grammar.olabels, path, words)
+
+
+def _tell_unpronounced(
+    lexicon: kaldifst.StdVectorFst, grammar: kaldifst.StdVectorFst, words: dict[str, int], source: str
+) -> None:
+    """Warn of words of the grammar that no pronunciation leads to: composition drops them without a word."""
+    fst = import_recipe_library("kaldifst")
+    spoken = {arc.olabel for state in range(lexicon.num_states) for arc in fst.ArcIterator(lexicon, state)}
+    silent = _input_labels(grammar) - spoken - {0}
+    names = sorted(word for word, number in words.items() if number in silent and not word.startswith("#"))
+    if names:
+        shown = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+        log.warning(
+            f"{len(names)} words of {source} have no pronunciation in L_disambig.fst and are never decoded: {shown}."
+        )
 
 
 def _require_language_of_model(

@@ -91,13 +91,26 @@ def error_rate(references: Mapping[str, list[str]], hypotheses: Mapping[str, lis
     return ErrorRate(words, insertions, deletions, substitutions, len(references), wrong, absent)
 
 
-def score_decode_dir(data_dir: str, decode_dir: str) -> tuple[ErrorRate, str]:
+@dataclass(frozen=True)
+class Scored:
+    """What scoring a decoding directory gave.
+
+    Attributes:
+        best: the error rate of fewest errors.
+        path: its ``wer_X``.
+        without_hypothesis, without_reference: the utterances that only one side has, in that decoding.
+    """
+
+    best: ErrorRate
+    path: str
+    without_hypothesis: list[str]
+    without_reference: list[str]
+
+
+def score_decode_dir(data_dir: str, decode_dir: str) -> Scored:
     """Score every ``hyp_X.txt`` of a decoding directory against ``text`` of a data directory.
 
     Writes ``wer_X`` beside each and ``best_acwt`` with the X of fewest errors, of equals the smallest.
-
-    Returns:
-        The best error rate and the path of its ``wer_X``.
 
     Raises:
         UserError: there are no hypotheses, or no transcripts, or they do not fit each other.
@@ -124,4 +137,10 @@ def score_decode_dir(data_dir: str, decode_dir: str) -> tuple[ErrorRate, str]:
         write_text(folder / f"wer_{name}", f"{rate}\n")
     _, _, name, best = min(rates, key=lambda r: r[:2])
     write_text(folder / "best_acwt", f"{name}\n")
-    return best, str(folder / f"wer_{name}")
+    hypotheses = read_transcripts(folder / f"hyp_{name}.txt")
+    return Scored(
+        best,
+        str(folder / f"wer_{name}"),
+        [utterance for utterance in references if utterance not in hypotheses],
+        [utterance for utterance in hypotheses if utterance not in references],
+    )

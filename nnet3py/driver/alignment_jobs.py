@@ -9,28 +9,30 @@ Source: Kaldi egs/wsj/s5/steps/nnet3/align.sh; for even alignments, the beginnin
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from nnet3py import log
 from nnet3py.alignment.timed_phones import monophone_transition_model, monophone_tree_text
 from nnet3py.directories.belonging import require_labels, require_same_phones, require_whole_model
 from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.transcripts import read_transcripts
-from nnet3py.driver.data_used import DataUsed
+from nnet3py.driver.data_used import DataUsed, had_nothing_to_do
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, pipeline, require_plain_path
 from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts
 from nnet3py.driver.likelihood_jobs import LikelihoodJobs
 from nnet3py.driver.options import AlignOptions, EqualAlignOptions
-from nnet3py.driver.split_data import remove_matching, remove_parts, split_features
+from nnet3py.driver.split_data import remove_matching, remove_parts, split_features, utterances_of
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import read_topology, write_transition_model_to
 from nnet3py.tables.basic_types import write_header
 from nnet3py.tables.streams import open_output
 from nnet3py.tables.transducer import read_transducer_file
+from nnet3py.temporary_files import replacing
 from nnet3py.text.lines import fields, read_lines, read_text, write_text
 from nnet3py.text.symbols import read_symbols
 
@@ -85,14 +87,16 @@ def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: s
             f"ark:| gzip -nc > {folder}/ali.JOB.gz",
         ]
         log_name = f"{folder}/log/align.JOB.log"
-        engine.run(log_name, pipeline(*compiling, command), what="Aligning", jobs=jobs)
+        excused = had_nothing_to_do(folder, [log_name])
+        idle = engine.run(log_name, pipeline(*compiling, command), what="Aligning", jobs=jobs, excused=excused)
         for name in _KEPT_FROM_MODEL:
             _copy_or_remove(f"{model_dir}/{name}", f"{folder}/{name}")
         if options.cmvn_opts is not None:
             write_text(f"{folder}/cmvn_opts", f"{options.cmvn_opts}\n")
         copy_atomically(source, f"{folder}/final.mdl")
-        _finish(folder, lang, jobs, model.num_pdfs)
-        _report(folder, [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)], likelihoods.used)
+        logs = [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)]
+        _report(folder, logs, likelihoods.used, data)
+        _finish(folder, lang, jobs, model.num_pdfs, idle)
 
 
 def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str) -> None:
@@ -133,11 +137,12 @@ def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str)
         ]
         log_name = f"{folder}/log/align_equal.JOB.log"
         compiling = _compiling(lang, f"{folder}/tree", f"{folder}/final.mdl", folder)
-        engine.run(log_name, pipeline(compiling, command), what="Aligning evenly", jobs=jobs)
+        excused = had_nothing_to_do(folder, [log_name])
+        idle = engine.run(log_name, pipeline(compiling, command), what="Aligning evenly", jobs=jobs, excused=excused)
         for name in _KEPT_FROM_MODEL[1:]:
             _copy_or_remove("", f"{folder}/{name}")
-        _finish(folder, lang, jobs, model.num_pdfs)
-        _report(folder, [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)], used)
+        _report(folder, [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)], used, data)
+        _finish(folder, lang, jobs, model.num_pdfs, idle)
 
 
 def _need(*paths: str) -> None:
@@ -201,7 +206,7 @@ def _unknown_word(lang: str, numbers: dict[str, int]) -> int | None:
 def _write_transcripts(folder: str, jobs: int, transcripts: Mapping[str, str]) -> None:
     """Write ``tra.N``, the transcripts of the utterances in ``feats.N.scp``."""
     for job in range(1, jobs + 1):
-        utterances = [fields(line)[0] for line in read_lines(f"{folder}/feats.{job}.scp")]
+        utterances = utterances_of(folder, job)
         write_text(f"{folder}/tra.{job}", "".join(f"{each} {transcripts[each]}\n" for each in utterances))
 
 
@@ -219,7 +224,11 @@ def _start_over(folder: str) -> None:
     remove_matching(folder, _RESULTS)
 
 
-def _finish(folder: str, lang: str, jobs: int, num_pdfs: int) -> None:
+def _finish(folder: str, lang: str, jobs: int, num_pdfs: int, idle: Collection[int]) -> None:
+    """Write what is said of the whole; ``idle`` jobs, which had nothing to align, get an archive without entries."""
+    for job in idle:
+        with replacing(f"{folder}/ali.{job}.gz") as temporary, open(temporary, "wb") as archive:
+            archive.write(gzip.compress(b"", mtime=0))
     remove_parts(folder)
     copy_atomically(f"{lang}/phones.txt", f"{folder}/phones.txt")
     write_text(f"{folder}/num_pdfs", f"{num_pdfs}\n")
@@ -227,7 +236,7 @@ def _finish(folder: str, lang: str, jobs: int, num_pdfs: int) -> None:
     write_text(f"{folder}/.complete", "")
 
 
-def _report(folder: str, logs: list[str], used: DataUsed) -> None:
+def _report(folder: str, logs: list[str], used: DataUsed, data: str) -> None:
     done = frames = 0
     total = 0.0
     for path in logs:
@@ -240,3 +249,4 @@ def _report(folder: str, logs: list[str], used: DataUsed) -> None:
     likelihood = f", log-likelihood {total / frames:.4f} a frame" if frames else ""
     log.log(f"Aligned {done} of {len(used.utterances)} utterances{likelihood}. Wrote {folder}.")
     used.report(folder)
+    used.require_some(data)

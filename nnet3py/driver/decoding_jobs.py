@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 from nnet3py.directories.belonging import require_graph_of_model
 from nnet3py.directories.transcripts import read_transcripts
+from nnet3py.driver.data_used import had_nothing_to_do
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, require_plain_path
 from nnet3py.driver.experiment import remove_unfinished, termination_interrupts
@@ -71,7 +73,17 @@ def decode_data_dir(options: DecodeOptions, graph_dir: str, data_dir: str, decod
     ):
         _start_over(decode_dir)
         num_jobs = likelihoods.split()
-        source = _source(engine, likelihoods, decode_dir, num_jobs, store=len(acoustic_scales) > 1)
+        jobs = list(range(1, num_jobs + 1))
+        store = len(acoustic_scales) > 1
+        source = likelihoods.rspecifier()
+        if store:  # computed once for all scales
+            source = f"ark:{decode_dir}/loglikes.JOB.ark"
+            log = f"{decode_dir}/log/compute.JOB.log"
+            command = [*likelihoods.command(), source]
+            idle = engine.run(
+                log, command, what="Computing likelihoods", jobs=num_jobs, excused=had_nothing_to_do(decode_dir, [log])
+            )
+            jobs = [job for job in jobs if job not in idle]
         found: list[set[str]] = []
         for scale in acoustic_scales:
             command = [
@@ -86,25 +98,21 @@ def decode_data_dir(options: DecodeOptions, graph_dir: str, data_dir: str, decod
                 source,
                 f"ark,t:{decode_dir}/hyp_{scale}.JOB",
             ]
-            engine.run(f"{decode_dir}/log/decode_{scale}.JOB.log", command, what="Decoding", jobs=num_jobs)
-            found.append(_gather(decode_dir, scale, num_jobs))
+            log = f"{decode_dir}/log/decode_{scale}.JOB.log"
+            logs = [log, *([f"{decode_dir}/log/compute.JOB.log"] if store else [])]
+            idle = set()
+            if jobs:
+                excused = had_nothing_to_do(decode_dir, logs)
+                idle = engine.run(log, command, what="Decoding", jobs=jobs, excused=excused)
+            found.append(_gather(decode_dir, scale, [job for job in jobs if job not in idle]))
         remove_parts(decode_dir)
         remove_matching(decode_dir, _LIKELIHOODS)
-        names = [f"decode_{acoustic_scales[0]}", *(["compute"] if len(acoustic_scales) > 1 else [])]
+        names = [f"decode_{acoustic_scales[0]}", *(["compute"] if store else [])]
         logs = [f"{decode_dir}/log/{name}.{job}.log" for name in names for job in range(1, num_jobs + 1)]
         likelihoods.used.compare(found[0], logs)
         likelihoods.used.report(decode_dir)
+        likelihoods.used.require_some(data_dir)
     return len(found[0])
-
-
-def _source(engine: Engine, likelihoods: LikelihoodJobs, folder: str, num_jobs: int, *, store: bool) -> str:
-    """Where a job reads its log-likelihoods: computed first, for several scales to ``store`` them, or in a pipe."""
-    if not store:
-        return likelihoods.rspecifier()
-    stored = f"ark:{folder}/loglikes.JOB.ark"
-    command = [*likelihoods.command(), stored]
-    engine.run(f"{folder}/log/compute.JOB.log", command, what="Computing likelihoods", jobs=num_jobs)
-    return stored
 
 
 def _need(path: str, advice: str) -> None:
@@ -129,11 +137,11 @@ def _start_over(folder: str) -> None:
         raise UserError(f"Cannot write into {folder}: {reason(problem)}.") from problem
 
 
-def _gather(folder: str, scale: str, num_jobs: int) -> set[str]:
+def _gather(folder: str, scale: str, jobs: Sequence[int]) -> set[str]:
     """Join the jobs' hypotheses into ``hyp_X.txt``; the utterances that have one."""
-    parts = [f"{folder}/hyp_{scale}.{job}" for job in range(1, num_jobs + 1)]
+    parts = [f"{folder}/hyp_{scale}.{job}" for job in jobs]
     target = f"{folder}/hyp_{scale}.txt"
     write_text(target, "".join(map(read_text, parts)))
     for part in parts:
         os.unlink(part)
-    return set(read_transcripts(target))
+    return set(read_transcripts(target)) if os.path.getsize(target) else set()

@@ -1,8 +1,9 @@
 """What the logs of training and of the diagnostic programs say about a model.
 
 Source of the lines: Kaldi src/nnet3/nnet-diagnostics.cc (``PrintTotalStats``), src/nnet3/nnet-training.cc
-(``PrintTotalStats``, ``PrintMaxChangeStats``) and src/nnet3/nnet-utils.cc (``UpdateNnetWithMaxChange``); of reading
-them, Kaldi egs/wsj/s5/steps/libs/nnet3/train/common.py (``get_successful_models``).
+(``PrintTotalStats``, ``PrintMaxChangeStats``), src/nnet3/nnet-utils.cc (``UpdateNnetWithMaxChange``) and
+src/nnet3/nnet-example-utils.cc (``ExampleMergingStats``); of reading them, Kaldi
+egs/wsj/s5/steps/libs/nnet3/train/common.py (``get_successful_models``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _TRAINING = re.compile(
 
 _COMPONENT_LIMIT = re.compile(rf"For ([^{BLANKS}]+), per-component max-change was enforced {_NUMBER} ?% of the time")
 _WHOLE_LIMIT = re.compile(rf"The global max-change was enforced {_NUMBER} ?% of the time")
+_MERGED = re.compile(r"Processed (\d+) egs of avg\. size \S+ into (\d+) minibatches, discarding ")
+_DISCARDED = re.compile(r"=\{[^{}]*d=(\d+)\}")  # of each size of example
 _NOT_FINITE = "Infinite parameter change, will not apply"
 
 
@@ -94,6 +97,43 @@ def read_limited_changes(paths: Sequence[str]) -> LimitedChanges:
         for name, percent in dict(_COMPONENT_LIMIT.findall(text)).items():
             components[name] = components.get(name, 0.0) + float(percent) / len(paths)
     return LimitedChanges(whole, components, not_finite)
+
+
+@dataclass(frozen=True)
+class ExamplesUsed:
+    """What became of the examples that an iteration's jobs read; nan where it is not known.
+
+    Attributes:
+        examples: examples (or single frames of them) that were read.
+        discarded: those that were too few to fill a minibatch of an allowed size.
+        minibatches: minibatches that were trained on.
+        frames: weight of the labels that were trained on, 1 a frame as a rule.
+    """
+
+    examples: float = math.nan
+    discarded: float = math.nan
+    minibatches: float = math.nan
+    frames: float = math.nan
+
+
+def read_examples_used(paths: Sequence[str]) -> ExamplesUsed:
+    """The sums over the training jobs with these logs; nothing known without logs, or where one does not say.
+
+    Raises:
+        UserError: a log cannot be read.
+    """
+    examples = discarded = minibatches = 0
+    frames = 0.0
+    for path in paths:
+        text = read_text(path)
+        merged = _MERGED.findall(text)
+        if not merged:
+            return ExamplesUsed()
+        examples += sum(int(number) for number, _ in merged)
+        minibatches += sum(int(number) for _, number in merged)
+        discarded += sum(map(int, _DISCARDED.findall(text)))
+        frames += sum(float(found[3]) for found in _TRAINING.findall(text)[-1:])
+    return ExamplesUsed(examples, discarded, minibatches, frames) if paths else ExamplesUsed()
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ _LOOK_SECONDS, _MOST_LOOK_SECONDS = 0.5, 10.0
 _COUNTING_SLOTS = ("run-local", "run.pl", "run-ssh")
 """Engines that count slots within a call: two calls side by side would fill every core, or one GPU, twice."""
 _TAKING_OPTIONS_ONLY = (*_COUNTING_SLOTS, "run-slurm", "run-sge", "queue.pl", "slurm.pl", "pbs.pl")
+_MOST_STATUS = 128
+"""An exit status above it is that of a program ended by a signal."""
 _MOST_CALLS = 32
 """Calls of other engines side by side; lost jobs need one for each stretch of consecutive numbers."""
 
@@ -195,6 +197,7 @@ class Running:
         check: Callable[[int], str] | None,
         attempts: Mapping[int, int],
         max_retries: int | None,
+        excused: Callable[[int], bool] | None = None,
     ) -> None:
         """Start them.
 
@@ -208,6 +211,7 @@ class Running:
             attempts: how often a job was started before, in vain.
             max_retries: how often lost ones are started again; None: as the engine says. Where a number is given it is
                 the caller that sees to what has failed: nothing is told.
+            excused: whether a job that has failed had nothing to do; it is then in ``had_nothing_to_do``, and not lost.
         """
         self._engine = engine
         self._options = options
@@ -215,6 +219,8 @@ class Running:
         self._logs = logs
         self._what = what
         self._check = check
+        self._excused = excused
+        self.had_nothing_to_do: set[int] = set()
         self._tells = max_retries is None
         self._max_retries = engine.max_retries if max_retries is None else max_retries
         self._said = ""
@@ -319,15 +325,23 @@ class Running:
             elif call.status == 0 or log_file.status(self._logs[number]) == 0:
                 if self._check is not None and number is not None and (problem := self._check(number)):
                     failed[number] = problem
+            elif number is not None and self._is_excused(number):
+                self.had_nothing_to_do.add(number)
             else:
                 failed[number] = _how_it_ended(self._logs[number])
                 if (started and number not in started) or call.hanging:
                     self._missed.add(number)
         if call.status != 0:
             self._said = said
-            if not failed and not call.hanging:  # the engine has failed though its jobs have not
+            excused = self.had_nothing_to_do.intersection(call.numbers)
+            if not failed and not call.hanging and not excused:  # the engine has failed though its jobs have not
                 failed = dict.fromkeys(call.numbers, f"the engine's exit status was {call.status}")
         return failed
+
+    def _is_excused(self, number: int) -> bool:
+        """Whether a job has ended by itself, in failure, for there was nothing that it could do."""
+        status = log_file.status(self._logs[number])
+        return self._excused is not None and status is not None and status <= _MOST_STATUS and self._excused(number)
 
     def _watch(self, call: _Call) -> None:
         """Wait while the call's jobs are within the time limit; end it when all that run are beyond it."""
@@ -446,6 +460,7 @@ class Engine:
         check: Callable[[int], str] | None = None,
         attempts: Mapping[int, int] | None = None,
         max_retries: int | None = None,
+        excused: Callable[[int], bool] | None = None,
     ) -> Running:
         """Start one job, or several with ``JOB`` in the log's name and the command; do not wait.
 
@@ -459,6 +474,7 @@ class Engine:
             attempts: how often jobs were started before, in vain.
             max_retries: how often a lost job is started again, where not as :class:`Engine` was told; the caller then
                 sees to what has failed, and nothing is told about it.
+            excused: says of a job that has ended with a failure whether it had nothing to do; it is not lost then.
 
         Raises:
             UserError: the engine is not there.
@@ -467,7 +483,7 @@ class Engine:
             range(1, jobs + 1) if isinstance(jobs, int) else [None] if jobs is None else jobs
         )
         logs = {number: log if number is None else log.replace("JOB", str(number)) for number in numbers}
-        return Running(self, options, [log, *command], logs, what, check, attempts or {}, max_retries)
+        return Running(self, options, [log, *command], logs, what, check, attempts or {}, max_retries, excused)
 
     def run(
         self,
@@ -477,13 +493,16 @@ class Engine:
         what: str,
         jobs: int | Sequence[int] | None = None,
         options: Sequence[str] = (),
-    ) -> None:
-        """As :meth:`start`, then wait.
+        excused: Callable[[int], bool] | None = None,
+    ) -> set[int]:
+        """As :meth:`start`, then wait; returns the jobs that had nothing to do.
 
         Raises:
             UserError: a job has failed.
         """
-        self.start(log, command, what=what, jobs=jobs, options=options).wait()
+        running = self.start(log, command, what=what, jobs=jobs, options=options, excused=excused)
+        running.wait()
+        return running.had_nothing_to_do
 
     def call(self, words: Sequence[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
         """Start the engine; its process, and the file that gets what it says. Raises UserError if it is not there."""

@@ -6,9 +6,9 @@ Utterances that no example can be made of are left out before anything is drawn,
 
 Written in the directory of examples: ``egs.1.ark ...``, ``valid_diagnostic.egs``, ``train_diagnostic.egs``,
 ``combine.egs``, ``info/{feat_dim, ivector_dim, num_pdfs, num_frames, num_archives, frames_per_eg, egs_per_archive,
-left_context, right_context, data_used, ...}``, ``cmvn_opts``, ``phones.txt`` and ``tree`` where the alignment has them,
-``valid_uttlist``, ``train_subset_uttlist``; with ``--online-cmvn`` also ``global_cmvn.stats`` and ``online_cmvn``, an
-empty file that tells decoding.
+fewest_egs, left_context, right_context, data_used, left_out, ...}``, ``cmvn_opts``, ``phones.txt`` and ``tree`` where
+the alignment has them, ``valid_uttlist``, ``train_subset_uttlist``; with ``--online-cmvn`` also ``global_cmvn.stats``
+and ``online_cmvn``, an empty file that tells decoding.
 
 Source: Kaldi egs/wsj/s5/steps/nnet3/get_egs.sh.
 """
@@ -31,13 +31,14 @@ from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.dimensions import first_columns
 from nnet3py.directories.normalisation import Normalisation
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
-from nnet3py.driver.data_used import DataUsed, said_in_logs
+from nnet3py.driver.data_used import DataUsed, had_nothing_to_do, said_in_logs
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, Running, check_paths, pipe, pipeline
 from nnet3py.driver.experiment import Experiment, copy_atomically, remove_unfinished, termination_interrupts
 from nnet3py.driver.many_files import numbered_archives
 from nnet3py.driver.options import EgsOptions
 from nnet3py.driver.split_data import remove_matching
+from nnet3py.egs.cut import InputConfig, ivectors_fit
 from nnet3py.egs.utterance_splitter import ChunkConfig, UtteranceSplitter, targets_fit
 from nnet3py.errors import UserError
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
@@ -60,6 +61,11 @@ _USUAL_SUBSET = 300
 _RECORD = "split/made_with.json"
 _NOT_RECORDED = ("command", "max_retries", "job_time_limit", "stage")
 _ORIGINALS = re.compile(r"egs_orig\.\d+\.\d+\.ark")
+_SHUFFLED = re.compile(r"Shuffled order of (\d+) ")
+
+FEWEST_EXAMPLES = "fewest_egs"
+"""The file in ``info/`` with the number of examples in the smallest archive."""
+
 _ARCHIVE = re.compile(r"egs\.(\d+)\.ark")
 
 
@@ -134,7 +140,11 @@ class _Maker:
             self._copy_alignments()
         alignments = read_table(f"{self.folder}/ali.scp")
         used = self._account(alignments)
-        usable = used.usable(self.features, self.data)
+        longest = max(used.lengths.values())
+        advice = f"The longest has {longest} frames: give --frames-per-eg={longest} at most." if (
+            0 < longest < self.frames_per_eg
+        ) else ""  # fmt: skip
+        usable = used.usable(self.features, self.data, advice)
         valid, subset, train = self._choose(list(usable), used)
         jobs = self._write_lists(alignments, valid, subset, train)
         if self.options.online_cmvn:
@@ -237,16 +247,32 @@ class _Maker:
             used.leave_out([utterance], reason)
         if options.online_ivector_dir:
             used.leave_out((each for each in self.features if each not in self.ivectors), "no iVectors")
+            self._leave_out_other_lengths(used)
         factor = options.frame_subsampling_factor
         splitter = UtteranceSplitter(
             ChunkConfig(ChunkConfig.parse_num_frames(options.frames_per_eg, factor), frame_subsampling_factor=factor)
         )
+        used.leave_out((utterance for utterance in both if not lengths[utterance]), "no frames")
         for utterance in both:
             if not targets_fit(lengths[utterance], aligned[utterance], factor):
                 used.leave_out([utterance], "an alignment of another length")
             elif not splitter.can_split(lengths[utterance]):
                 used.leave_out([utterance], f"shorter than --frames-per-eg={options.frames_per_eg}")
         return used
+
+    def _leave_out_other_lengths(self, used: DataUsed) -> None:
+        """Leave out the utterances whose iVectors, counted by a job, are too many or too few."""
+        folder = self.options.online_ivector_dir
+        config = InputConfig(online_ivector_period=read_number(f"{folder}/ivector_period"))
+        script, target = f"{self.split}/ivector.len.scp", f"{self.split}/ivector.len"
+        wanted = [each for each in self.features if each in self.ivectors]
+        if not wanted:
+            return
+        write_text(script, joined(f"{each} {self.ivectors[each]}" for each in wanted))
+        self._run("ivector_len", ["feat-to-len", f"scp:{script}", f"ark,t:{target}"], "Counting iVectors")
+        for utterance, count in _read_lengths([target]).items():
+            if not ivectors_fit(used.lengths[utterance], count, config):
+                used.leave_out([utterance], "iVectors of another length")
 
     def _lengths_of_features(self) -> dict[str, int]:
         """Frames of each utterance: as utt2num_frames says, or counted by jobs."""
@@ -294,7 +320,7 @@ class _Maker:
         if utterances <= 4 * wanted:
             raise UserError(
                 f"{utterances} utterances are too few to set {wanted} aside: --num-utts-subset must be less than a "
-                "quarter of them."
+                f"quarter of them. {f'Give {most} at most' if (most := (utterances - 1) // 4) else 'Leave it out'}."
             )
         return wanted
 
@@ -448,7 +474,14 @@ class _Maker:
             [*self._get_egs_command("JOB"), "ark:-"],
             ["nnet-copy-egs", "--random=true", f"--srand={seed}", "ark:-", *targets],
         )
-        self._run("get_egs.JOB", command, "Cutting examples", jobs=jobs)
+        log_name = f"{self.folder}/log/get_egs.JOB.log"
+        excused = had_nothing_to_do(self.split, [log_name])
+        idle = self.engine.run(log_name, command, what="Cutting examples", jobs=jobs, excused=excused)
+        for job in idle:
+            for number in range(1, outputs + 1):
+                write_text(f"{self.folder}/egs_orig.{job}.{number}.ark", "")
+        for number in range(1, outputs + 1):
+            self._require_some(f"{self.folder}/egs_orig.{{}}.{number}.ark", jobs, number, outputs)
 
     def _shuffle(self, inputs: int, multiple: int, *, jobs: int) -> None:
         parts = numbered_archives("cat", f"{self.folder}/egs_orig.", ".JOB.ark", jobs)
@@ -459,6 +492,27 @@ class _Maker:
             targets = [f"ark:{self.folder}/egs.$(((JOB-1)*{multiple}+{n})).ark" for n in range(1, multiple + 1)]
             command = pipeline([*shuffle, "ark:-"], ["nnet-copy-egs", "ark:-", *targets])
         self._run("shuffle.JOB", command, "Shuffling examples", jobs=inputs)
+        fewest = self._fewest_examples([f"{self.folder}/log/shuffle.{job}.log" for job in range(1, inputs + 1)])
+        _remove([f"{self.folder}/info/{FEWEST_EXAMPLES}"])
+        if fewest is not None:
+            self._put(FEWEST_EXAMPLES, fewest // multiple)
+        for number in range(1, inputs * multiple + 1):
+            self._require_some(f"{self.folder}/egs.{number}.ark", 1, number, inputs * multiple)
+
+    def _fewest_examples(self, logs: Iterable[str]) -> int | None:
+        """How many examples the smallest of the shuffled files has, by the logs; None where one does not say."""
+        found = [_SHUFFLED.findall(read_text(path)) for path in logs]
+        return min(int(numbers[-1]) for numbers in found) if all(found) else None
+
+    def _require_some(self, parts: str, jobs: int, archive: int, archives: int) -> None:
+        """Refuse so many archives that one of them has got no example, which no job could train on."""
+        paths = [parts.format(job) for job in range(1, jobs + 1)]
+        if all(os.path.exists(path) and os.path.getsize(path) == 0 for path in paths):
+            samples = self.options.samples_per_iter
+            raise UserError(
+                f"Archive {archive} of {archives} has got no example: --samples-per-iter={samples} makes too many "
+                f"archives of these data. Give {max(10, 2 * samples)}, say (train_dnn.py: --trainer.samples-per-iter)."
+            )
 
     def _get_egs_command(self, part: str) -> list[str]:
         """nnet-get-egs over one part of the data, without its output."""

@@ -10,6 +10,7 @@ import os
 
 from nnet3py.driver.engine import pipe
 from nnet3py.driver.experiment import copy_atomically
+from nnet3py.driver.minibatch_size import with_rest
 from nnet3py.driver.preparation import Egs
 from nnet3py.driver.priors import make_acoustic_model, prior_data, sum_posteriors
 from nnet3py.driver.schedule import Schedule
@@ -29,9 +30,8 @@ class FinalModel(Stage):
         for model in models:
             if not os.path.isfile(self._raw(model)):
                 raise UserError(f"Cannot combine: {self._raw(model)} is missing. Go back with --stage.")
-        merge = f"nnet-merge-egs --minibatch-size=1:{self.options.minibatch_size} ark:{egs.folder}/combine.egs ark:-"
-        if not self.options.minibatch_size.isdigit():
-            merge = merge.replace("=1:", "=")
+        size = with_rest(self.options.minibatch_size)
+        merge = f"nnet-merge-egs --minibatch-size={size} ark:{egs.folder}/combine.egs ark:-"
         self._run(
             "combine",
             [

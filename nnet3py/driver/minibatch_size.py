@@ -43,3 +43,8 @@ def halved(rules: str) -> str:
         return str(max(1, int(match[0]) // 2))
 
     return re.sub(r"(?<!\d)\d+(?!\d|=)", halve, check(rules))
+
+
+def with_rest(rules: str) -> str:
+    """The same largest sizes, and any smaller one for what is left in the end, so that nothing is discarded."""
+    return re.sub(r"(?<![\d:])(\d+)(?::(\d+))?(?![\d=])", lambda size: f"1:{size[2] or size[1]}", check(rules))

@@ -13,8 +13,17 @@ import os
 from collections.abc import Sequence
 
 from nnet3py import log
-from nnet3py.driver.diagnostics import LimitedChanges, Probability, read_limited_changes, read_probability
+from nnet3py.driver.data_used import is_much
+from nnet3py.driver.diagnostics import (
+    ExamplesUsed,
+    LimitedChanges,
+    Probability,
+    read_examples_used,
+    read_limited_changes,
+    read_probability,
+)
 from nnet3py.driver.engine import Engine, Running
+from nnet3py.driver.minibatch_size import with_rest
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.realignment import labels_of
 from nnet3py.driver.report import Progress, read_progress, write_progress
@@ -31,6 +40,7 @@ class ModelDiagnostics(Stage):
         """``schedule`` says where a model stands in the training."""
         super().__init__(options, engine)
         self.schedule = schedule
+        self._warned_of_discarded = False
 
     def start(self, model: int | str) -> list[Running]:
         """Log-probability on both diagnostic sets, and what has changed since the model before."""
@@ -102,6 +112,7 @@ class ModelDiagnostics(Stage):
         archives = iteration.archives_before if iteration else self.schedule.archives_processed
         before = sum(row.iteration_seconds for row in rows if not math.isnan(row.iteration_seconds))
         limited = self._limited_changes(iteration) if iteration else LimitedChanges()
+        used = self._examples_used(iteration) if iteration else ExamplesUsed()
         return Progress(
             model=str(model),
             epoch=self.schedule.epoch(archives),
@@ -117,12 +128,34 @@ class ModelDiagnostics(Stage):
             max_change=limited.whole,
             max_change_components=limited.components,
             not_finite=limited.not_finite,
+            examples=used.examples,
+            discarded=used.discarded,
+            minibatches=used.minibatches,
+            frames=used.frames,
         )
 
-    def _limited_changes(self, iteration: Iteration) -> LimitedChanges:
-        """What the logs of an iteration's jobs say; those of an older iteration may have been removed."""
+    def _training_logs(self, iteration: Iteration) -> list[str]:
+        """The logs of an iteration's jobs; those of an older iteration may have been removed."""
         paths = [self.experiment.log(f"train.{iteration.index}.{job}") for job in range(1, iteration.jobs + 1)]
-        found = read_limited_changes([path for path in paths if os.path.isfile(path)])
+        return [path for path in paths if os.path.isfile(path)]
+
+    def _examples_used(self, iteration: Iteration) -> ExamplesUsed:
+        """What became of an iteration's examples, with a warning, one a run, where many were discarded."""
+        used = read_examples_used(self._training_logs(iteration))
+        if is_much(used.discarded, used.examples) and not self._warned_of_discarded:
+            self._warned_of_discarded = True
+            size = self.options.minibatch_size
+            log.warning(
+                f"Iteration {iteration.index} discarded {used.discarded:.0f} of {used.examples:.0f} examples, which "
+                f"filled no minibatch that --trainer.optimization.minibatch-size={size} allows: give {with_rest(size)} "
+                "to train on what is left over too, or larger archives (--trainer.samples-per-iter). Later iterations "
+                "are not warned of; accuracy.report has the share of all."
+            )
+        return used
+
+    def _limited_changes(self, iteration: Iteration) -> LimitedChanges:
+        """How often limits were reached, by the logs of an iteration's jobs."""
+        found = read_limited_changes(self._training_logs(iteration))
         if found.not_finite > 0:
             log.warning(
                 f"Iteration {iteration.index}: {found.not_finite:g} minibatches gave a change that was not finite and "

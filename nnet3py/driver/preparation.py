@@ -25,9 +25,10 @@ from nnet3py.directories.belonging import (
 )
 from nnet3py.directories.normalisation import NONE, Normalisation, normalisation_of, warn_of_other_normalisation
 from nnet3py.driver import prior_scale
+from nnet3py.driver.data_used import LEFT_OUT
 from nnet3py.driver.data_used import NAME as DATA_USED
-from nnet3py.driver.data_used import read_data_used
 from nnet3py.driver.engine import Engine
+from nnet3py.driver.examples import FEWEST_EXAMPLES
 from nnet3py.driver.experiment import copy_atomically, link_atomically
 from nnet3py.driver.many_files import MOST_NAMED, groups, words_of
 from nnet3py.driver.network_shape import inputs_of, output_dim_of
@@ -50,14 +51,17 @@ _KEPT_FOR_DECODING = (
 
 @dataclass(frozen=True)
 class Egs:
-    """A directory of examples, as its info/ describes it. ``egs_per_archive``: very large where it is not known."""
+    """A directory of examples, as its info/ describes it.
+
+    ``most_egs``: the smallest archive has no more examples; very large where it is not known.
+    """
 
     folder: str
     num_archives: int
     frames_per_eg: int
     left_context: int
     right_context: int
-    egs_per_archive: int = 1 << 30
+    most_egs: int = 1 << 30
 
 
 class Preparation(Stage):
@@ -194,8 +198,11 @@ class Preparation(Stage):
                 raise UserError(f"Expected a number in {path}, found none. Is {folder} complete?") from None
 
         egs = Egs(folder, *(number(n) for n in ("num_archives", "frames_per_eg", "left_context", "right_context")))
-        if os.path.isfile(f"{folder}/info/egs_per_archive"):
-            egs = replace(egs, egs_per_archive=number("egs_per_archive"))
+        if os.path.isfile(f"{folder}/info/{FEWEST_EXAMPLES}"):
+            egs = replace(egs, most_egs=number(FEWEST_EXAMPLES))
+        elif os.path.isfile(f"{folder}/info/egs_per_archive"):
+            # By numbers of frames; where short utterances' examples overlap, there are more than these would tell.
+            egs = replace(egs, most_egs=2 * number("egs_per_archive") + 1)
         if egs.frames_per_eg != self.options.frames_per_eg:
             raise UserError(
                 f"The examples in {folder} have {egs.frames_per_eg} frames each, --egs.frames-per-eg is "
@@ -211,9 +218,10 @@ class Preparation(Stage):
                 copy_atomically(f"{folder}/{name}", self.experiment.path(os.path.basename(name)))
             else:
                 self.experiment.remove(os.path.basename(name))
-        if data_used := read_data_used(folder):
-            os.makedirs(self.experiment.path("info"), exist_ok=True)
-            write_text(self.experiment.path(f"info/{DATA_USED}"), f"{data_used}\n")
+        for name in (DATA_USED, LEFT_OUT):
+            if os.path.isfile(f"{folder}/info/{name}"):
+                os.makedirs(self.experiment.path("info"), exist_ok=True)
+                copy_atomically(f"{folder}/info/{name}", self.experiment.path(f"info/{name}"))
         return egs
 
     def _require_same_origin(self, folder: str) -> None:

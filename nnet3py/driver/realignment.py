@@ -22,11 +22,12 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nnet3py import log
 from nnet3py.directories.belonging import require_same_phones
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
+from nnet3py.driver.data_used import tell
 from nnet3py.driver.engine import Engine, require_plain_path
 from nnet3py.driver.experiment import digest
 from nnet3py.driver.options import TrainingOptions
@@ -40,7 +41,19 @@ from nnet3py.text.lines import read_number, read_text, write_text
 _LANGUAGE_FILES = ("L.fst", "words.txt", "phones.txt", "oov.txt", "phones/disambig.int")
 _SMALL_SETS = ("combine.egs", *(f"{kind}_diagnostic.egs" for kind in DIAGNOSTIC_SETS))
 _MADE = re.compile(r"(?:ali|egs\.realigned|post)\.(\d+)(?:\.vec)?|(\d+)\.mdl|\w+_diagnostic\.(\d+)\.minibatches")
-_RELABELLED = re.compile(r"relabelled (\d+) frames .* labels changed for (\d+) of those frames")
+_RELABELLED = re.compile(
+    r"relabelled (\d+) frames of (\d+) examples, of which (\d+) have no alignment .* changed for (\d+) of those frames"
+)
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Labelled frames, examples, those that keep their first labels, and frames that got another label."""
+
+    frames: int
+    examples: int
+    kept: int
+    changed: int
 
 
 def realign_times(options: TrainingOptions) -> list[float]:
@@ -206,7 +219,7 @@ class Realignment(Stage):
         pdfs = f"ark:{folder}/ali.pdf.ark"
         model = f"{self.ali_dir(labels)}/final.mdl"
         self._run(f"ali_to_pdf.{labels}", ["ali-to-pdf", model, alignments, pdfs], "Reading the alignment")
-        relabel = ["nnet-relabel-egs", *self._subsampling(), pdfs]
+        relabel = ["nnet-relabel-egs", "--max-missing=1", *self._subsampling(), pdfs]  # of all together, see below
         sets = [f"ark:{where}/{name}" for where in (egs.folder, folder) for name in _SMALL_SETS]
         small = self.engine.start(
             self.experiment.log(f"relabel_sets.{labels}"), [*relabel, *sets], what="Relabelling the diagnostic sets"
@@ -216,12 +229,25 @@ class Realignment(Stage):
         self._run(f"{name}.JOB", [*relabel, *archives], "Relabelling examples", jobs=egs.num_archives)
         small.wait()
         os.unlink(f"{folder}/ali.pdf.ark")
+        changes = self._changes([f"{name}.{job}" for job in range(1, egs.num_archives + 1)])
+        if changes.kept > 0.5 * changes.examples:
+            raise UserError(
+                f"Model {labels} could align the utterances of {changes.examples - changes.kept} of {changes.examples} "
+                f"examples only, see {self.ali_dir(labels)}/info/left_out: realign later (--trainer.realign-times)."
+            )
         write_text(f"{folder}/.complete", "")
-        frames, changed = self._changes([f"{name}.{job}" for job in range(1, egs.num_archives + 1)])
         log.log(
-            f"Realigned with model {labels}: {100 * changed / max(frames, 1):.1f} % of the labels are not the first. "
-            f"Log-probabilities are of the new labels from model {labels} on, not to be compared with those before."
+            f"Realigned with model {labels}: {100 * changes.changed / max(changes.frames, 1):.1f} % of the labels are "
+            f"not the first. Log-probabilities are of the new labels from model {labels} on, not to be compared with "
+            "those before."
         )
+        if changes.kept:
+            tell(
+                f"{changes.kept} of {changes.examples} examples are of utterances that model {labels} could not align "
+                f"and keep their first labels; {self.ali_dir(labels)}/info/left_out says why.",
+                changes.kept,
+                changes.examples,
+            )
 
     def _subsampling(self) -> list[str]:
         """The option for labels of a lower rate; what read_egs has left beside the models."""
@@ -230,14 +256,13 @@ class Realignment(Stage):
             return []
         return [f"--frame-subsampling-factor={read_number(path, least=1)}"]
 
-    def _changes(self, logs: Sequence[str]) -> tuple[int, int]:
-        """Labelled frames, and how many of them got another label, by the logs of nnet-relabel-egs."""
-        frames = changed = 0
+    def _changes(self, logs: Sequence[str]) -> _Changes:
+        """What became of the examples, by the logs of nnet-relabel-egs."""
+        sums = [0, 0, 0, 0]
         for name in logs:
             for found in _RELABELLED.findall(read_text(self.experiment.log(name)))[-1:]:
-                frames += int(found[0])
-                changed += int(found[1])
-        return frames, changed
+                sums = [total + int(number) for total, number in zip(sums, found, strict=True)]
+        return _Changes(*sums)
 
     def _realignments_on_disk(self) -> list[int]:
         found = (re.fullmatch(r"ali\.(\d+)", name) for name in os.listdir(self.options.dir))

@@ -32,7 +32,9 @@ class Progress:
         seconds: wall time of all iterations before it.
         max_change, max_change_components, not_finite: of the iteration that starts from it, how often the limits on the
             change in a minibatch were reached (:class:`nnet3py.driver.diagnostics.LimitedChanges`). Files of older
-            versions do not have them.
+            versions do not have them, nor what follows.
+        examples, discarded, minibatches, frames: of the same iteration, what became of the examples that its jobs read
+            (:class:`nnet3py.driver.diagnostics.ExamplesUsed`).
     """
 
     model: str
@@ -49,9 +51,14 @@ class Progress:
     max_change: float = math.nan
     max_change_components: Mapping[str, float] = field(default_factory=dict)
     not_finite: float = math.nan
+    examples: float = math.nan
+    discarded: float = math.nan
+    minibatches: float = math.nan
+    frames: float = math.nan
 
 
 _COLUMNS = [column.name for column in fields(Progress)]
+_OF_EXAMPLES = ("examples", "discarded", "frames")
 _FIRST_COLUMNS = [column.name for column in fields(Progress) if column.default is column.default_factory is MISSING]
 
 
@@ -105,9 +112,26 @@ def _value(column: str, word: str) -> Any:
     return float(word)
 
 
-def data_report(data_used: str) -> str:
-    """The part about the data that examples were made of, of the line that says what was used and what left out."""
-    return f"# data\n{data_used}" if data_used else ""
+def data_report(data_used: str, rows: Sequence[Progress] = ()) -> str:
+    """The part about the data: the line about what examples were made of, and what training did with the examples."""
+    lines = [data_used] if data_used else []
+    known = [row for row in rows if not math.isnan(row.examples)]
+    if known:
+        read, discarded, frames = (sum(getattr(row, name) for row in known) for name in _OF_EXAMPLES)
+        lines.append(
+            f"Training read {read:.0f} examples and discarded {discarded:.0f} of them ({_percent(discarded, read)}), "
+            f"which filled no minibatch of an allowed size; it saw {frames:.10g} frames."
+        )
+        if lost := sum(row.not_finite for row in known if not math.isnan(row.not_finite)):
+            of = sum(row.minibatches for row in known)
+            lines.append(
+                f"{lost:.0f} of {of:.0f} minibatches ({_percent(lost, of)}) gave a change that was not finite."
+            )
+    return "\n".join(["# data", *lines]) if lines else ""
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.3g} %" if whole else "0 %"
 
 
 def accuracy_report(rows: list[Progress], more: Sequence[str] = ()) -> str:

@@ -107,13 +107,15 @@ class Schedule:
         most = max(self.jobs_initial, self.jobs_final)
         if most > self.num_archives:
             raise UserError(
-                f"{most} jobs cannot have an archive each: the examples are in {self.num_archives}. "
-                "Lower --trainer.optimization.num-jobs-final, or --trainer.samples-per-iter for more archives."
+                f"{most} jobs cannot have an archive each: the examples are in {self.num_archives}. Lower "
+                f"{self._options_of_jobs(self.num_archives)} to {self.num_archives}, or --trainer.samples-per-iter for "
+                "more archives."
             )
         if self.decaying_iterations < 1:
             raise UserError(
                 f"No iteration to run: {self.num_epochs:g} epochs have {self.decaying_archives} archives to "
-                "read, fewer than one iteration has jobs. Raise --trainer.num-epochs or lower the number of jobs."
+                f"read, fewer than one iteration has jobs. Raise --trainer.num-epochs to {self._fewest_epochs:g}, or "
+                "lower the numbers of jobs (--trainer.optimization.num-jobs-*)."
             )
         if self.num_layers > 1 and self._last_added_layer >= self.num_iterations:
             raise UserError(
@@ -131,6 +133,11 @@ class Schedule:
                 f"counted from 0, it can start those after iteration {self._last_added_layer}. Give such a one with "
                 "--trainer.mix-up-iter, or train longer."
             )
+
+    def _options_of_jobs(self, limit: int) -> str:
+        """The options that give more jobs than ``limit``."""
+        given = (("initial", self.jobs_initial), ("final", self.jobs_final))
+        return " and ".join(f"--trainer.optimization.num-jobs-{name}" for name, jobs in given if jobs > limit)
 
     @property
     def archives_expanded(self) -> int:
@@ -161,6 +168,12 @@ class Schedule:
     def decaying_iterations(self) -> int:
         """Outer iterations while the rate decays; the last of them has the final rate."""
         return int(self.decaying_archives * 2 / (self.jobs_initial + self.jobs_final))
+
+    @property
+    def _fewest_epochs(self) -> float:
+        """The least passes that have an iteration, to two decimals, upwards."""
+        archives = -(-(self.jobs_initial + self.jobs_final) // 2)
+        return math.ceil(100 * archives / self.archives_expanded) / 100
 
     @property
     def num_iterations(self) -> int:

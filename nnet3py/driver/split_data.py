@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
-from nnet3py.text.lines import write_text
+from nnet3py.text.lines import key_and_rest, read_lines, write_text
 
 _PARTS = re.compile(r"(?:feats\.\d+\.scp|spk2utt\.\d+|tra\.\d+)")
 
@@ -33,6 +33,11 @@ def split_features(
         if speaker_of is not None:
             write_text(f"{folder}/spk2utt.{job}", spk2utt_text(part, speaker_of))
     return len(parts)
+
+
+def utterances_of(folder: str, job: int) -> list[str]:
+    """The utterances of a job's part, as :func:`split_features` wrote it."""
+    return [key_and_rest(line)[0] for line in read_lines(f"{folder}/feats.{job}.scp")]
 
 
 def remove_parts(folder: str) -> None:

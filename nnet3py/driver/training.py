@@ -26,7 +26,7 @@ import time
 from nnet3py import log
 from nnet3py.driver import averaging, minibatch_size, mix_up, optimizer_states, prior_scale, realignment
 from nnet3py.driver.averaging import Averaging
-from nnet3py.driver.data_used import read_data_used
+from nnet3py.driver.data_used import LEFT_OUT, read_data_used
 from nnet3py.driver.diagnostics import read_training_objective, select_models
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.dropout_schedule import parse_dropout_schedules
@@ -177,8 +177,8 @@ class _Training(Stage):
             context = preparation.context()
             preparation.make_egs(context)
             egs = preparation.read_egs(context)
-            self._require_full_minibatches(egs)
             schedule = _schedule(self.options, egs.num_archives, len(self.layers) + 1)
+            self._require_full_minibatches(egs, schedule)
             realignment.realigned_iterations(self.options, schedule)  # what can be refused before anything is trained
             self._compare_record("train_examples.json", _info_files(egs.folder))
             preparation.make_initial_model(egs)
@@ -240,18 +240,18 @@ class _Training(Stage):
             **{key: digest(f"{self.options.ali_dir}/{name}") for key, name in _ALIGNMENT_DIGESTS.items()},
         }
 
-    def _require_full_minibatches(self, egs: Egs) -> None:
-        """Refuse a minibatch size that no archive has enough examples for: nothing would be trained on.
+    def _require_full_minibatches(self, egs: Egs, schedule: Schedule) -> None:
+        """Refuse a minibatch size that an archive has too few examples for: nothing of it would be trained on.
 
         Raises:
-            UserError: the smallest minibatch is larger than an archive.
+            UserError: the smallest minibatch of an iteration is larger than an archive.
         """
-        size, examples = self.options.minibatch_size, egs.egs_per_archive
-        most = 2 * examples + 1  # where short utterances' examples overlap, there are more than frames would tell
-        if MinibatchSizes.parse(size).of_rest(egs.frames_per_eg, most) == 0:
+        size, most = self.options.minibatch_size, egs.most_egs
+        rules = size if any(iteration.averages for iteration in schedule.iterations) else minibatch_size.halved(size)
+        if MinibatchSizes.parse(rules).of_rest(egs.frames_per_eg, most) == 0:
             raise UserError(
-                f"An archive of {egs.folder} has about {examples} examples, too few for the smallest minibatch that "
-                f"--trainer.optimization.minibatch-size={size} allows: give 1:{max(1, examples)}, say."
+                f"An archive of {egs.folder} has no more than {most} examples, too few for the smallest minibatch that "
+                f"--trainer.optimization.minibatch-size={size} allows: give 1:{max(1, most)}, say."
             )
 
     def _layers(self) -> list[str]:
@@ -452,7 +452,7 @@ class _Training(Stage):
         final.compute_priors(egs)
         rows.append(diagnostics.row("final", looking, math.nan, rows))
         diagnostics.write(rows)
-        parts = [data_report(read_data_used(self.options.dir)), fault_report(self.faults.rows())]
+        parts = [data_report(read_data_used(self.options.dir), rows), fault_report(self.faults.rows())]
         report = accuracy_report(rows, parts)
         write_text(self.experiment.path("accuracy.report"), report)
         final.put_priors(self.realignment.ali_dir(realignment.labels_of(self.options, schedule, last)))
@@ -492,5 +492,7 @@ def _info_files(folder: str) -> dict[str, object]:
     """What <egs>/info says, as file: text."""
     out: dict[str, object] = {}
     for name in sorted(os.listdir(f"{folder}/info")):
+        if name == LEFT_OUT:  # as long as the data; info/data_used counts what is in it
+            continue
         out[f"{folder}/info/{name}"] = read_text(f"{folder}/info/{name}").strip(BLANKS)
     return out

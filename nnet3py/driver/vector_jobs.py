@@ -26,7 +26,7 @@ from nnet3py import log
 from nnet3py.directories.belonging import require_dimension
 from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.dimensions import first_columns, matrix_columns
-from nnet3py.driver.data_used import DataUsed
+from nnet3py.driver.data_used import DataUsed, had_nothing_to_do
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, require_plain_path
 from nnet3py.driver.experiment import copy_atomically, digest, remove_unfinished, termination_interrupts
@@ -81,8 +81,9 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
             speaker_of = directory.speakers(features, "counting a speaker's frames together")
             features = dict(sorted(features.items(), key=lambda pair: encode(speaker_of[pair[0]])))
         jobs = split_features(features, folder, options.nj, speaker_of)
-        engine.run(
-            f"{folder}/log/vectors.JOB.log",
+        log_name = f"{folder}/log/vectors.JOB.log"
+        idle = engine.run(
+            log_name,
             [
                 "compute-utterance-vectors",
                 f"--config={folder}/{_SETTINGS}",
@@ -93,10 +94,13 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
             ],
             what="Computing vectors",
             jobs=jobs,
+            excused=had_nothing_to_do(folder, [log_name]),
         )
-        made = _gather(folder, [f"{folder}/ivector_online.{job}.scp" for job in range(1, jobs + 1)])
+        done = [job for job in range(1, jobs + 1) if job not in idle]
+        made = _gather(folder, [f"{folder}/ivector_online.{job}.scp" for job in done])
         used.compare(made, [f"{folder}/log/vectors.{job}.log" for job in range(1, jobs + 1)])
         used.report(folder)
+        used.require_some(data)
     log.log(f"Made vectors of {len(made)} of {len(features)} utterances in {folder}.")
 
 

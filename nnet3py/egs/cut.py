@@ -198,11 +198,16 @@ def _targets(
 
 def ivector_lengths_match(key: str, num_frames: int, ivectors: np.ndarray, config: InputConfig) -> bool:
     """Whether there is an iVector for every part of the utterance, within the tolerance; warns if not."""
-    difference = abs(num_frames - len(ivectors) * config.online_ivector_period)
-    if len(ivectors) and difference <= config.length_tolerance:
+    if ivectors_fit(num_frames, len(ivectors), config):
         return True
     log.warning(
         f"Length difference between feats {num_frames} and iVectors {len(ivectors)} exceeds tolerance "
         f"{config.length_tolerance} for utterance {key}"
     )
     return False
+
+
+def ivectors_fit(num_frames: int, num_ivectors: int, config: InputConfig) -> bool:
+    """Whether so many iVectors, one every so many frames, are enough for an utterance, within the tolerance."""
+    difference = abs(num_frames - num_ivectors * config.online_ivector_period)
+    return num_ivectors > 0 and difference <= config.length_tolerance

@@ -119,7 +119,12 @@ def _row_sums(matrix: SparseMatrix) -> NDArray[np.float32]:
 
 
 def relabel_tables(
-    alignments: str, sources: Sequence[str], targets: Sequence[str], *, frame_subsampling_factor: int = 1
+    alignments: str,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    *,
+    frame_subsampling_factor: int = 1,
+    max_missing: float = 0.5,
 ) -> RelabelCounts:
     """Relabel tables of examples by a table of alignments (pdf ids); what the program ``nnet-relabel-egs`` does.
 
@@ -127,7 +132,8 @@ def relabel_tables(
     without an alignment is copied as it is.
 
     Raises:
-        UserError: more than half of the examples have no alignment, there are none, or data are bad or do not fit.
+        UserError: more than a share of ``max_missing`` of the examples have no alignment, there are none, or data are
+            bad or do not fit.
     """
     if frame_subsampling_factor < 1:
         raise UserError(f"--frame-subsampling-factor must be at least 1, found {frame_subsampling_factor}.")
@@ -145,7 +151,7 @@ def relabel_tables(
             writer.prepare()  # however many tables there are, one is open
         if counts.examples == 0:
             raise UserError(f"There are no examples in {' '.join(sources)}; nothing is written.")
-        if counts.without_alignment > 0.5 * counts.examples:
+        if counts.without_alignment > max_missing * counts.examples:
             raise UserError(
                 f"{counts.without_alignment} of {counts.examples} examples are of utterances without an alignment in "
                 f"{alignments}: are they of the same data? Nothing is written."

@@ -216,7 +216,8 @@ def test_an_utterance_too_short_for_its_word_is_left_out_with_a_warning(data: Pa
     train = _changed_features(data, tmp_path, lambda matrix: matrix[:5])
     done = _run(ROOT / "steps" / "align_gmm.py", "--num-iters=2", train, data / "lang", tmp_path / "ali")
     assert done.returncode == 0, done.stderr
-    assert "Too short for their transcripts and left out: george-0-0." in done.stderr
+    assert "left out 1: too short for its transcript 1, 5 frames (george-0-0)." in done.stderr
+    assert (tmp_path / "ali/info/left_out").read_text() == "george-0-0 too short for its transcript\n"
     assert "Aligned 149 utterances, 1 were too short" in done.stderr
 
 

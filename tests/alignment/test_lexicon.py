@@ -24,6 +24,12 @@ def test_a_lexicon_without_probabilities_gives_each_pronunciation_probability_on
     assert found == [Pronunciation("one", 1.0, ("W", "AH", "N")), Pronunciation("eight", 1.0, ("EY", "T"))]
 
 
+def test_lines_that_repeat_a_pronunciation_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _written(tmp_path, "a 0.25 X\na 0.75 Y Z\na 0.5 X\na 0.5 X\n")
+    assert read_lexicon(path) == [Pronunciation("a", 0.5, ("X",)), Pronunciation("a", 0.75, ("Y", "Z"))]
+    assert "2 of 4 lines repeat a pronunciation (line 3 is the first); each counts once" in capsys.readouterr().err
+
+
 def test_probabilities_are_read_only_if_every_line_has_one(tmp_path: Path) -> None:
     assert read_lexicon(_written(tmp_path, "a 0.25 X\na 0.75 Y Z\n"))[0] == Pronunciation("a", 0.25, ("X",))
     assert read_lexicon(_written(tmp_path, "a 1 X\nb Y Z\n"))[0] == Pronunciation("a", 1.0, ("1", "X"))

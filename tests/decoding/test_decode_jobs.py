@@ -76,6 +76,33 @@ def test_the_number_of_jobs_does_not_change_the_words(work: Path) -> None:
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("scales", ["0.5", "0.2,0.5"])
+def test_jobs_whose_utterances_cannot_be_decoded_are_dropped_data_and_no_failure(scales: str, work: Path) -> None:
+    data = work / "data"
+    random = np.random.default_rng(1)
+    with TableWriter(f"ark,scp:{data}/feats.ark,{data}/feats.scp", MATRIX) as writer:
+        for number, key in enumerate(KEYS):
+            frames = 0 if number in (0, 1, 4) else 1 if number == 2 else 30
+            writer.write(key, random.normal(size=(frames, 4)).astype(np.float32))
+    done = decode(work, "--nj=6", f"--acwt={scales}", "--max-retries=1")
+    assert done.returncode == 0, done.stderr
+    assert "Starting it again" not in done.stderr
+    assert list(read_transcripts(work / "nnet/decode/hyp_0.5.txt")) == [KEYS[2], KEYS[3], KEYS[5]]
+    assert "WARNING" in done.stderr
+    assert "left out 3: no frames 3 (s1-u0, s1-u1, s2-u1)." in (work / "nnet/decode/info/data_used").read_text()
+    assert (work / "nnet/decode/info/left_out").read_text() == "s1-u0 no frames\ns1-u1 no frames\ns2-u1 no frames\n"
+
+
+def test_data_of_which_nothing_can_be_decoded_are_one_error(work: Path) -> None:
+    with TableWriter(f"ark,scp:{work}/data/feats.ark,{work}/data/feats.scp", MATRIX) as writer:
+        for key in KEYS:
+            writer.write(key, np.zeros((0, 4), np.float32))
+    done = decode(work, "--nj=2", "--acwt=0.5")
+    assert done.returncode == 1
+    assert done.stderr.count("ERROR (") == 1
+    assert "No utterance of data could be used. Used 0 of 6 utterances; left out 6: no frames 6" in done.stderr
+
+
 def test_only_this_decodings_hypotheses_and_logs_are_left(work: Path) -> None:
     folder = work / "nnet" / "decode"
     assert decode(work, "--nj=2", "--acwt=0.1,0.2").returncode == 0

@@ -125,3 +125,16 @@ def test_a_missing_lexicon_transducer_is_named(language: Path, model_dir: Path) 
     with pytest.raises(UserError, match="L_disambig"):
         make_graph_dir(str(language), str(model_dir), str(model_dir / "graph"))
     assert not (model_dir / "graph" / "HCLG.fst").exists()
+
+
+def test_words_that_no_pronunciation_leads_to_are_warned_of(
+    language: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_graph_dir(str(language), str(model_dir), str(model_dir / "graph"))
+    assert "no pronunciation" not in capsys.readouterr().err
+    words = language / "words.txt"
+    last = len(words.read_text().splitlines())
+    words.write_text(f"{words.read_text()}mute {last}\ndumb {last + 1}\n")
+    make_graph_dir(str(language), str(model_dir), str(model_dir / "graph"))
+    assert f"2 words of {words} have no pronunciation in L_disambig.fst" in (said := capsys.readouterr().err)
+    assert "dumb, mute." in said

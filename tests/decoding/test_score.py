@@ -70,3 +70,29 @@ def test_the_program_says_what_to_do_without_hypotheses(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("ERROR (") == 1
     assert "steps/decode.py" in done.stderr
+
+
+def test_utterances_that_one_side_lacks_are_told_and_warned_of_where_they_are_many(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("".join(f"u{number:02d} one\n" for number in range(40)))
+    decoded = tmp_path / "decode"
+    decoded.mkdir()
+    hypotheses = [f"u{number:02d} one\n" for number in range(4, 40)] + ["u99 one\n"]
+    (decoded / "hyp_0.1.txt").write_text("".join(hypotheses))
+    lines = score(tmp_path, decoded).stderr.splitlines()
+    assert [line.split(" (")[0] for line in lines[-2:]] == ["WARNING", "LOG"]
+    assert "4 of 40 utterances" in lines[-2]
+    assert lines[-2].endswith("have no hypothesis (u00, u01, u02, ...): their words count as deleted.")
+    assert lines[-1].endswith(f"1 hypotheses have no transcript in {tmp_path}/text (u99).")
+
+
+def test_an_empty_hypothesis_is_one_and_an_empty_transcript_too(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a\nb three\n")
+    (tmp_path / "hyp_0.1.txt").write_text("a\nb\n")
+    done = score(tmp_path, tmp_path)
+    assert done.stdout.startswith("%WER 100.00 [ 1 / 1, 0 ins, 1 del, 0 sub ]")
+    assert "have no hypothesis" not in done.stderr
+    (tmp_path / "hyp_0.1.txt").write_text("")
+    done = score(tmp_path, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("ERROR (") == 1
+    assert "hyp_0.1.txt is empty" in done.stderr

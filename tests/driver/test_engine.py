@@ -63,6 +63,19 @@ def test_another_engine_serves_and_its_failures_are_told(folder: Path) -> None:
             engine.run("log/y.JOB.log", ["ls", "missing"], what="Testing", jobs=2)
 
 
+def test_a_job_that_had_nothing_to_do_is_not_started_again_and_not_lost(folder: Path) -> None:
+    with Engine("run-local", max_retries=2) as engine:
+        words = ["echo", "x", ">>", "tries.JOB", ";", "test", "JOB", "=", "3"]
+        idle = engine.run("log/x.JOB.log", words, what="Testing", jobs=3, excused=lambda job: job < 3)
+        assert idle == {1, 2}
+        assert (folder / "tries.1").read_text() == "x\n"
+        with pytest.raises(UserError, match="1 of 3 failed 3 times"):
+            engine.run("log/y.JOB.log", words, what="Testing", jobs=3, excused=lambda job: job == 1)
+        killed = ["kill", "-9", "$$"]
+        with pytest.raises(UserError, match="ended by SIGKILL"):
+            engine.run("log/z.JOB.log", killed, what="Testing", jobs=1, excused=lambda job: True)
+
+
 @pytest.mark.parametrize("command", ["", "no-such-engine", "'open quote"])
 def test_an_engine_that_is_not_there_is_an_error(command: str, folder: Path) -> None:
     with pytest.raises(UserError), Engine(command) as engine:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from nnet3py.driver.diagnostics import (
+    ExamplesUsed,
     LimitedChanges,
+    read_examples_used,
     read_limited_changes,
     read_probability,
     read_training_objective,
@@ -20,7 +22,7 @@ from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.examples import drawn, read_table
 from nnet3py.driver.experiment import Experiment
 from nnet3py.driver.progress_line import ProgressLine, clock
-from nnet3py.driver.report import Progress, accuracy_report, read_progress, write_progress
+from nnet3py.driver.report import Progress, accuracy_report, data_report, read_progress, write_progress
 from nnet3py.driver.schedule import Schedule
 from nnet3py.errors import UserError
 
@@ -40,6 +42,10 @@ def row(model: str, seconds: float = 2.0, **changes: float) -> Progress:
         "max_change": 12.5,
         "max_change_components": {"affine1": 3.0, "output.affine": 0.5},
         "not_finite": 1.0,
+        "examples": 500.0,
+        "discarded": 3.0,
+        "minibatches": 16.0,
+        "frames": 4000.0,
     }
     return Progress(model=model, **{**values, **changes})  # type: ignore[arg-type]
 
@@ -165,6 +171,37 @@ def test_how_often_limits_were_reached_is_the_mean_over_the_jobs(tmp_path: Path)
     assert found.whole == pytest.approx(0.05)
     assert found.components == {"affine1": pytest.approx(12.5 / 3), "output.affine": pytest.approx(20)}
     assert found.not_finite == 3
+
+
+def test_what_became_of_examples_is_added_up_over_jobs_and_shapes(tmp_path: Path) -> None:
+    """The lines as Kaldi's nnet3-merge-egs and nnet3-train print them."""
+    prefix = "LOG (nnet3-merge-egs[5.5]:PrintSpecificStats():nnet-example-utils.cc:1164)"
+    header = "Merged specific eg types as follows [format: <eg-size1>={<mb-size1>-><num-minibatches1>,.../d=<num>}"
+    (tmp_path / "1.log").write_text(
+        f"{prefix} {header}\n{prefix} 12={{32->3,4->1,d=2}},18={{32->1,d=7}}\n{prefix} Processed 141 egs of avg. size "
+        "13.66 into 5 minibatches, discarding 6.383% of egs.  Avg minibatch size was 26.4, #distinct types of "
+        "egs/minibatches was 2/3\nLOG (x) Overall average objective function for 'output' is -1.5 over 1056 frames.\n"
+    )
+    (tmp_path / "2.log").write_text(
+        f"{prefix} {header}\n{prefix} 12={{64->1,d=0}}\n{prefix} Processed 64 egs of avg. size 12 into 1 minibatches, "
+        "discarding 0% of egs.\nLOG (x) Overall average objective function for 'output' is -1.5 over 512 frames.\n"
+    )
+    found = read_examples_used([str(tmp_path / "1.log"), str(tmp_path / "2.log")])
+    assert found == ExamplesUsed(examples=205, discarded=9, minibatches=6, frames=1568.0)
+    (tmp_path / "3.log").write_text("LOG another trainer\n")
+    assert math.isnan(read_examples_used([str(tmp_path / "1.log"), str(tmp_path / "3.log")]).examples)
+    assert math.isnan(read_examples_used([]).discarded)
+
+
+def test_the_report_says_what_training_did_with_its_examples() -> None:
+    counts = {"examples": 100.0, "discarded": 10.0, "minibatches": 4.0, "frames": 720.0}
+    rows = [row("0", **counts), row("1", **counts), row("2", examples=math.nan)]
+    lines = data_report("Used 3 of 3 utterances; left out none.", rows).splitlines()
+    assert lines[:2] == ["# data", "Used 3 of 3 utterances; left out none."]
+    assert lines[2].startswith("Training read 200 examples and discarded 20 of them (10 %)")
+    assert lines[2].endswith("it saw 1440 frames.")
+    assert lines[3] == "2 of 8 minibatches (25 %) gave a change that was not finite."
+    assert data_report("", [row("0", examples=math.nan)]) == ""
 
 
 def test_without_logs_nothing_is_known_of_the_limits_and_a_missing_one_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from nnet3py.driver import minibatch_size
 from nnet3py.driver.schedule import Schedule, Shard, shard, shard_expressions
+from nnet3py.egs.merge import MinibatchSizes
 from nnet3py.errors import UserError
 
 
@@ -184,6 +185,26 @@ def test_options_that_cannot_be_are_refused(changes: dict[str, float], says: str
 )
 def test_minibatch_sizes_are_halved_but_not_lengths(rules: str, half: str) -> None:
     assert minibatch_size.halved(rules) == half
+
+
+@pytest.mark.parametrize(
+    ("rules", "with_rest"),
+    [("512", "1:512"), ("1:32", "1:32"), ("64,128", "1:64,1:128"), ("264=64/128=32:128", "264=1:64/128=1:128")],
+)
+def test_minibatch_sizes_with_all_smaller_ones_discard_nothing(rules: str, with_rest: str) -> None:
+    assert minibatch_size.with_rest(rules) == with_rest
+    assert MinibatchSizes.parse(with_rest).of_rest(128, 1) == 1
+
+
+def test_too_many_jobs_or_too_few_epochs_are_refused_with_numbers_that_do() -> None:
+    with pytest.raises(UserError, match=r"Lower --trainer\.optimization\.num-jobs-final to 2, or"):
+        Schedule(1, 2, 1, 1, 3, 0.1, 0.01)
+    with pytest.raises(UserError, match=r"num-jobs-initial and --trainer\.optimization\.num-jobs-final to 1, or"):
+        Schedule(1, 1, 1, 2, 3, 0.1, 0.01)
+    with pytest.raises(UserError, match=r"Raise --trainer\.num-epochs to 0\.67,") as refusal:
+        Schedule(0.5, 3, 1, 1, 3, 0.1, 0.01)
+    assert "0.5 epochs have 1 archives" in str(refusal.value)
+    assert Schedule(0.67, 3, 1, 1, 3, 0.1, 0.01).num_iterations == 1
 
 
 @pytest.mark.parametrize("rules", ["", "1:", ":2", "3,", ",4", "9=", "10=10/", "11=11/11", "/18", "8:4", "0", "many"])
