@@ -59,6 +59,7 @@ class LikelihoodJobs:
         self.normalisation = normalisation_of(self.model_dir, options.cmvn_opts)
         self.normalisation.require(data_dir, self.model_dir)
         self.used = DataUsed(list(self.features), self.data.lengths())
+        self.used.leave_out_empty()
         for utterance, reason in self.normalisation.without_statistics(list(self.features), data_dir).items():
             self.used.leave_out([utterance], reason)
         self._ivectors = self._ivector_options()
