@@ -121,6 +121,7 @@ def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str)
         Engine(options.command, max_retries=options.max_retries, job_time_limit=options.job_time_limit) as engine,
     ):
         _start_over(folder)
+        used.leave_out_empty()
         _leave_out_without_transcript(used, transcripts)
         with open_output(f"{folder}/final.mdl") as sink:
             write_header(sink, True)

@@ -86,6 +86,10 @@ class DataUsed:
         for utterance in utterances:
             self.left_out.setdefault(utterance, reason)
 
+    def leave_out_empty(self) -> None:
+        """Leave out what is known to have no frames, before a program meets it: Kaldi's apply-cmvn would fail."""
+        self.leave_out((each for each in self.utterances if self.lengths.get(each) == 0), "no frames")
+
     def usable(self, table: Mapping[str, str], data: str, advice: str = "") -> dict[str, str]:
         """The part of a table that is not left out.
 

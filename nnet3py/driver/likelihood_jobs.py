@@ -61,6 +61,7 @@ class LikelihoodJobs:
         self.normalisation.require(data_dir, self.model_dir)
         self._require_dimensions(data_dir)
         self.used = DataUsed(list(self.features), self.data.lengths())
+        self.used.leave_out_empty()
         for utterance, reason in self.normalisation.without_statistics(list(self.features), data_dir).items():
             self.used.leave_out([utterance], reason)
         self._ivectors = self._ivector_options()

@@ -58,6 +58,8 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
         dim = matrix_columns(statistics) - 1
         require_dimension(first_columns(script), script, dim, f"{statistics} is of features")
     used = DataUsed(list(features), directory.lengths())
+    used.leave_out_empty()
+    features = used.usable(features, data)
     os.makedirs(f"{folder}/log", exist_ok=True)
     name = "compute_utterance_vectors.py"
     with (
@@ -101,7 +103,7 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
         used.compare(made, [f"{folder}/log/vectors.{job}.log" for job in range(1, jobs + 1)])
         used.report(folder)
         used.require_some(data)
-    log.log(f"Made vectors of {len(made)} of {len(features)} utterances in {folder}.")
+    log.log(f"Made vectors of {len(made)} of {len(used.utterances)} utterances in {folder}.")
 
 
 def _check_like(options: VectorOptions, folder: str) -> None:

@@ -203,8 +203,8 @@ def normalise_table(
                 continue
             used = table[utterance].astype(np.float64) if table is not None else shared
             assert used is not None
-            try:
-                writer.write(utterance, normalisation(used, _float32(matrix)))
+            try:  # features of no frames are often of no dimension either
+                writer.write(utterance, normalisation(used, _float32(matrix)) if len(matrix) else _float32(matrix))
             except UserError as problem:
                 raise UserError(f"Utterance {utterance!r}: {problem}") from problem
             done += 1

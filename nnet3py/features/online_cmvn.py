@@ -142,6 +142,10 @@ def normalise_table(
         for utterance, matrix, goes_on in _utterances(features, spk2utt):
             with np.errstate(over="ignore"):
                 values = matrix.astype(np.float32, copy=False)
+            if not len(values):
+                writer.write(utterance, values)
+                utterances += 1
+                continue
             if not goes_on:
                 earlier = empty_statistics(values.shape[1])
             try:
@@ -174,5 +178,6 @@ def _utterances(features: str, spk2utt: str) -> Iterator[tuple[str, NDArray[Any]
                 if utterance not in table:
                     log.warning(f"No features for utterance {utterance}")
                     continue
-                yield utterance, table[utterance], goes_on
-                goes_on = True
+                matrix = table[utterance]
+                yield utterance, matrix, goes_on
+                goes_on = goes_on or len(matrix) > 0

@@ -183,6 +183,18 @@ def test_without_means_features_are_copied_as_they_are() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_an_utterance_without_frames_stays_so() -> None:
+    run("compute-cmvn-stats --spk2utt=ark:spk2utt scp:feats.scp ark:cmvn.ark")
+    with TableWriter("ark:some.ark", MATRIX) as writer:
+        writer.write("u1", np.zeros((0, 0), np.float32))
+        writer.write("u2", features(9))
+    run("apply-cmvn --utt2spk=ark:utt2spk ark:cmvn.ark ark:some.ark ark:out.ark")
+    found = table("ark:out.ark")
+    assert found["u1"].shape == (0, 0)
+    assert abs(found["u2"]).max() > 0
+
+
+@pytest.mark.usefixtures("folder")
 def test_an_utterance_without_statistics_gets_a_warning_and_no_output() -> None:
     run("compute-cmvn-stats scp:feats.scp ark,t:- | head -n 6 > cmvn.txt")
     messages = run("apply-cmvn ark:cmvn.txt scp:feats.scp ark:out.ark")

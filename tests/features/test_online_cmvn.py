@@ -115,6 +115,21 @@ def read(path: Path) -> dict[str, Array]:
         return dict(reader)
 
 
+def test_an_utterance_without_frames_stays_so_and_the_speaker_goes_on(folder: Path) -> None:
+    (folder / "spk2utt.some").write_text("a a-0 a-1 a-3 a-2\n")
+    with TableWriter(f"ark,scp:{folder}/some.ark,{folder}/some.scp", MATRIX) as writer:
+        for key in ("a-0", "a-3"):
+            writer.write(key, np.zeros((0, 0), np.float32))
+        for number, key in enumerate(("a-1", "a-2")):
+            writer.write(key, features(20 + number, seed=number))
+    run(folder, "apply-cmvn-online --spk2utt=ark:spk2utt global scp:feats.scp ark:whole")
+    run(folder, "apply-cmvn-online --spk2utt=ark:spk2utt.some global scp:some.scp ark:some")
+    whole, some = read(folder / "whole"), read(folder / "some")
+    assert some["a-0"].shape == some["a-3"].shape == (0, 0)
+    assert np.array_equal(some["a-1"], whole["a-1"])
+    assert np.array_equal(some["a-2"], whole["a-2"])
+
+
 def test_a_speakers_earlier_utterances_count_and_global_statistics_are_a_sum(folder: Path) -> None:
     whole = statistics_of(*(features(20 + number, seed=number) for number in range(3)))
     log = run(folder, "apply-cmvn-online --spk2utt=ark:spk2utt global scp:feats.scp ark:by-speaker")
