@@ -72,7 +72,6 @@ def decode_data_dir(options: DecodeOptions, graph_dir: str, data_dir: str, decod
         _start_over(decode_dir)
         num_jobs = likelihoods.split()
         source = _source(engine, likelihoods, decode_dir, num_jobs, store=len(acoustic_scales) > 1)
-        found: list[set[str]] = []
         for scale in acoustic_scales:
             command = [
                 "decode-faster-mapped",
@@ -87,7 +86,7 @@ def decode_data_dir(options: DecodeOptions, graph_dir: str, data_dir: str, decod
                 f"ark,t:{decode_dir}/hyp_{scale}.JOB",
             ]
             engine.run(f"{decode_dir}/log/decode_{scale}.JOB.log", command, what="Decoding", jobs=num_jobs)
-            found.append(_gather(decode_dir, scale, num_jobs))
+        found = [_gather(decode_dir, scale, num_jobs) for scale in acoustic_scales]  # all or, as score.py sees, none
         remove_parts(decode_dir)
         remove_matching(decode_dir, _LIKELIHOODS)
         names = [f"decode_{acoustic_scales[0]}", *(["compute"] if len(acoustic_scales) > 1 else [])]

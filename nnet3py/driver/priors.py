@@ -156,6 +156,7 @@ def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
     ):
         remove_unfinished(folder)
         name = options.iteration
+        experiment.remove(f"post.{name}.vec", f"{name}_adj.mdl")  # an earlier run's, should this one fail
         total = sum_posteriors(engine, experiment, name, model, data, minibatch_size=options.minibatch_size)
         if options.use_raw_nnet:
             return total
