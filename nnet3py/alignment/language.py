@@ -29,7 +29,6 @@ from nnet3py.temporary_files import replacing
 from nnet3py.text.lines import BLANKS, key_and_rest, read_lines, read_text, write_text
 from nnet3py.text.symbols import read_symbols
 
-
 _NUMBERED = re.compile(r".*\.(?:fst|int|csl|carpa|fa)|oov\.txt")
 """Files that hold numbers of words or phones, or a word that must be in the list."""
 
@@ -223,8 +222,8 @@ def _refuse_foreign_files(directory: str, texts: dict[str, str], own: set[str]) 
     foreign = sorted(name for name in there if name not in own and _NUMBERED.fullmatch(name))
     if foreign:
         raise UserError(
-            f"{directory} has {', '.join(foreign)}, made for its present {' and '.join(changed)}, which will be others: "
-            "remove what was made for them, or choose another directory."
+            f"{directory} has {', '.join(foreign)}, made for its present {' and '.join(changed)}, which will be "
+            "others: remove what was made for them, or choose another directory."
         )
 
 

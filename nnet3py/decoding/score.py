@@ -15,7 +15,6 @@ from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.errors import UserError
 from nnet3py.text.lines import write_text
 
-
 _SCORE = re.compile(r"wer_[\d.e+-]+|best_acwt")
 _PART = re.compile(r"hyp_[\d.e+-]+\.\d+")
 """A job's hypotheses, which steps/decode.py joins when all are there."""

@@ -1,7 +1,7 @@
 """Writing an alignment directory so that it never holds alignments that are not whole, or not of its model.
 
-What an earlier alignment left goes first: with another number of jobs, or in another form, it would count as this one's.
-Archives are written as ``ali.N.gz.part``; when all are there, and the model beside them, ``num_jobs`` is written, and
+What an earlier alignment left goes first: with another number of jobs, or in another form, it would count as
+this one's. Archives are written as ``ali.N.gz.part``; when all are there, and the model beside them, ``num_jobs`` is written, and
 they get their names. Whoever reads the directory before that finds no alignments, or that an archive is missing.
 """
 
@@ -13,7 +13,9 @@ import re
 
 from nnet3py.text.lines import write_text
 
-RESULTS = re.compile(r"\.complete|num_jobs|ali\.\d+\.gz(?:\.part)?|ali\.(?:scp|ark|\d+\.ark)|(?:pdf|trans)\.(?:scp|ark)")
+RESULTS = re.compile(
+    r"\.complete|num_jobs|ali\.\d+\.gz(?:\.part)?|ali\.(?:scp|ark|\d+\.ark)|(?:pdf|trans)\.(?:scp|ark)"
+)
 """What an alignment's results are called, in all forms."""
 
 FROM_MODEL = ("tree", "cmvn_opts", "online_cmvn", "global_cmvn.stats", "frame_subsampling_factor", "final.ie.id")

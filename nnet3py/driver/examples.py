@@ -274,8 +274,8 @@ class _Maker:
         for utterance, length in self._count_frames("check_frames", doubtful[:_MOST_COUNTED]).items():
             if length != lengths[utterance]:
                 raise UserError(
-                    f"{self.data}/utt2num_frames says that {utterance} has {lengths[utterance]} frames, its features have "
-                    f"{length}: it is left over from other features. Remove it, or make it again with feat-to-len."
+                    f"{self.data}/utt2num_frames says that {utterance} has {lengths[utterance]} frames, its features "
+                    f"have {length}: it is left over from other features. Remove it, or make it again with feat-to-len."
                 )
 
     def _lengths_of_features(self) -> dict[str, int]:

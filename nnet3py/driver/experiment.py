@@ -164,7 +164,7 @@ class Experiment:
         """Note in file ``name`` what the experiment is made with; returns what differs from last time: (then, now).
 
         What the note of last time lacks had its value in ``defaults``, if it has one: an option that is newer than the
-        note. What is None, now or then, is not known, and differs from nothing. Nothing is noted where something differs
+        note. What is None, now or then, is not known and differs from nothing. Nothing is noted where something differs
         and ``force`` is false.
 
         Raises:

@@ -563,7 +563,7 @@ def _shown(value: object) -> str:
 
 
 def _of_examples(folder: str) -> dict[str, object]:
-    """What <egs>/info says, as file: text, and digests of some of the examples: other ones may have the same numbers."""
+    """What <egs>/info says, as file: text, and digests of some examples: others may have the same numbers."""
     out: dict[str, object] = {}
     for name in sorted(os.listdir(f"{folder}/info")):
         out[f"{folder}/info/{name}"] = read_text(f"{folder}/info/{name}").strip()

@@ -118,8 +118,8 @@ def _remove_left_over(folder: Path, made: set[str]) -> None:
     """Remove what an earlier call wrote of another network, which train_dnn.py would take for this one's."""
     if (folder / "init.config").exists():
         raise UserError(
-            f"{folder}/init.config, which train_dnn.py would estimate a transform for, is of another network: remove it, "
-            "or choose another directory."
+            f"{folder}/init.config, which train_dnn.py would estimate a transform for, is of another network: remove "
+            "it, or choose another directory."
         )
     for path in folder.iterdir():
         if re.fullmatch(r"(final|layer\d+)\.config", path.name) and path.name not in made:
