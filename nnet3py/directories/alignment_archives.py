@@ -1,7 +1,7 @@
 """Writing an alignment directory so that it never holds alignments that are not whole, or not of its model.
 
-What an earlier alignment left goes first: with another number of jobs, or in another form, it would count as
-this one's. Archives are written as ``ali.N.gz.part``; when all are there, and the model beside them, ``num_jobs`` is written, and
+What an earlier alignment left goes first: of other jobs, or in another form, it would count as this one's.
+Archives are written as ``ali.N.gz.part``; when all are there, and the model beside them, ``num_jobs`` is written, and
 they get their names. Whoever reads the directory before that finds no alignments, or that an archive is missing.
 """
 

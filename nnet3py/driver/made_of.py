@@ -87,6 +87,9 @@ def vector_digests(name: str, folder: str) -> dict[str, object]:
 def alignment_digests(name: str, ali_dir: str) -> dict[str, object]:
     """Of an alignment directory, called ``name`` (``--ali-dir``): its alignments."""
     archives = alignment_archives(ali_dir)
+    found: str | None
     if archives == [f"{ali_dir}/ali.scp"]:
-        return script_digests(f"{name} ali.scp", archives[0])
-    return {f"{name} alignments": digest_of_ends(archives) if archives else None}
+        found = " ".join(str(each) for each in script_digests("", archives[0]).values())
+    else:
+        found = digest_of_ends(archives) if archives else None
+    return {f"{name} alignments": found and hashlib.sha256(found.encode()).hexdigest()}
