@@ -20,6 +20,7 @@ from nnet3py.driver.alignments import alignment_rspecifier
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, check_paths, pipeline
 from nnet3py.driver.experiment import Experiment, remove_unfinished, termination_interrupts
+from nnet3py.driver.made_of import require_complete
 from nnet3py.driver.options import PriorOptions, TrainingOptions
 from nnet3py.driver.preparation import Egs
 from nnet3py.errors import UserError
@@ -141,6 +142,7 @@ def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
     for path in (folder, egs_folder):
         if not os.path.isdir(path):
             raise UserError(f"{path} is not a directory.")
+    require_complete(egs_folder)
     model = f"{folder}/{options.iteration}.{'raw' if options.use_raw_nnet else 'mdl'}"
     require_output_folder(f"{folder}/log")
     require_input(model)

@@ -188,6 +188,8 @@ class _Training(Stage):
         elif run_before and not begun:
             self._forget_leftovers()
         if self.options.stage is None and self._finished():
+            if self.options.egs_dir and os.path.isdir(f"{self.options.egs_dir}/info"):
+                self._compare_record("train_examples.json", _of_examples(self.options.egs_dir))
             log.log(f"Training in {self.options.dir} is already finished; --stage goes back to a stage.")
             self._clean_up()
             return

@@ -93,6 +93,18 @@ def test_a_training_notices_features_that_were_computed_again(corpus: Path) -> N
     assert train(corpus, begin).returncode == 0
 
 
+def test_a_finished_training_notices_other_examples(corpus: Path) -> None:
+    experiment = add_experiment(corpus, "exp", config=final_config())
+    assert get_egs(corpus).returncode == 0
+    assert train(corpus, "--egs.dir=egs", "--exit-stage=0").returncode == 0
+    (experiment / "final.priors").write_text("[ 1 ]")
+    done = train(corpus, "--egs.dir=egs")
+    assert done.returncode == 0, done.stderr
+    assert "already finished" in done.stderr
+    assert get_egs(corpus, "--compress=false").returncode == 0
+    assert "examples egs/egs.1.ark was file" in one_error(train(corpus, "--egs.dir=egs"))
+
+
 def test_what_was_made_of_models_that_were_removed_is_made_anew(corpus: Path) -> None:
     experiment = add_experiment(corpus, "exp", config=final_config())
     assert train(corpus, "--exit-stage=0").returncode == 0
