@@ -95,13 +95,13 @@ def test_a_training_notices_features_that_were_computed_again(corpus: Path) -> N
 
 def test_a_finished_training_notices_other_examples(corpus: Path) -> None:
     experiment = add_experiment(corpus, "exp", config=final_config())
-    assert get_egs(corpus).returncode == 0
+    assert get_egs(corpus, "--samples-per-iter=50").returncode == 0
     assert train(corpus, "--egs.dir=egs", "--exit-stage=0").returncode == 0
     (experiment / "final.priors").write_text("[ 1 ]")
     done = train(corpus, "--egs.dir=egs")
     assert done.returncode == 0, done.stderr
     assert "already finished" in done.stderr
-    assert get_egs(corpus, "--compress=false").returncode == 0
+    assert get_egs(corpus, "--samples-per-iter=50", "--compress=false").returncode == 0
     assert "examples egs/egs.1.ark was file" in one_error(train(corpus, "--egs.dir=egs"))
 
 
