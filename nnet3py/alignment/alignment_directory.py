@@ -25,6 +25,7 @@ from nnet3py import log
 from nnet3py.alignment.deltas import add_deltas
 from nnet3py.alignment.language import Language, read_language
 from nnet3py.alignment.monophone import Alignment, MonophoneTrainer, Schedule, train_monophone
+from nnet3py.directories import alignment_archives
 from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.normalisation import Normalisation
 from nnet3py.directories.transcripts import read_transcripts
@@ -122,6 +123,10 @@ def _write(
     model = alignment.transition_model
     try:
         os.makedirs(ali_dir, exist_ok=True)
+        alignment_archives.start_over(ali_dir)
+        for name in alignment_archives.FROM_MODEL:
+            if os.path.exists(os.path.join(ali_dir, name)):
+                os.unlink(os.path.join(ali_dir, name))
         with replacing(os.path.join(ali_dir, "tree")) as temporary:
             trainer.tree.write(False, temporary)
     except OSError as problem:
@@ -136,16 +141,16 @@ def _write(
         for key, transitions in in_order:
             line = f"{key} {' '.join(map(str, transitions.tolist()))}\n"
             compressed.write(encode(line))
-    with open_output(os.path.join(ali_dir, "ali.1.gz")) as sink:
+    with open_output(alignment_archives.part(ali_dir, 1)) as sink:
         sink.write(archive.getvalue())
     with TableWriter(f"ark,scp:{ali_dir}/pdf.ark,{ali_dir}/pdf.scp", INT_VECTOR) as writer:
         for key, transitions in in_order:
             writer.write(key, model.pdfs(transitions))
     texts = {
-        "num_jobs": "1\n",
         "num_pdfs": f"{model.num_pdfs}\n",
         "cmvn_opts": f"{cmvn_options}\n",
         "phones.txt": read_text(language.path("phones.txt")),
     }
     for name, text in texts.items():
         write_text(os.path.join(ali_dir, name), text)
+    alignment_archives.publish(ali_dir, 1)

@@ -14,7 +14,9 @@ Source: Kaldi egs/wsj/s5/utils/prepare_lang.sh.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +26,11 @@ from nnet3py.alignment.topology import topology_text
 from nnet3py.errors import UserError
 from nnet3py.program import reason
 from nnet3py.temporary_files import replacing
-from nnet3py.text.lines import BLANKS, encode, key_and_rest, read_lines, write_text
+from nnet3py.text.lines import BLANKS, encode, key_and_rest, read_lines, read_text, write_text
 from nnet3py.text.symbols import read_symbols
+
+_NUMBERED = re.compile(r".*\.(?:fst|int|csl|carpa|fa)|oov\.txt")
+"""Files that hold numbers of words or phones, or a word that must be in the list."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,8 @@ def prepare_language(
         num_silence_states: those of the silence phone.
 
     Raises:
-        UserError: the lexicon is bad, an option is out of range, or the directory cannot be written.
+        UserError: the lexicon is bad, an option is out of range, or the directory cannot be written, or has files that
+            go by other words or phones.
     """
     if not 0.0 <= silence_probability < 1.0:
         raise UserError(f"--sil-prob must be at least 0 and less than 1, not {silence_probability}.")
@@ -185,8 +191,12 @@ def prepare_language(
         "L.fst": lexicon_transducer(unmarked, phones, words, **common),
         "L_disambig.fst": lexicon_transducer(marked, phones, words, silence_disambiguation=after_silence, **common),
     }
+    _refuse_foreign_files(directory, texts, {*texts, *transducers})
     try:
         os.makedirs(os.path.join(directory, "phones"), exist_ok=True)
+        for name in transducers:  # first to go, last to come: a transducer has the words and phones beside it
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(directory, name))
         for name, text in texts.items():
             write_text(os.path.join(directory, name), text)
         for name, transducer in transducers.items():
@@ -195,6 +205,26 @@ def prepare_language(
     except OSError as problem:
         raise UserError(f"Cannot write the language directory {directory}: {reason(problem)}.") from problem
     return read_language(directory)
+
+
+def _refuse_foreign_files(directory: str, texts: dict[str, str], own: set[str]) -> None:
+    """Refuse to put other words or phones beside files, a grammar say, whose numbers are those of the earlier ones."""
+    changed = []
+    for name in ("words.txt", "phones.txt"):
+        path = os.path.join(directory, name)
+        if os.path.isfile(path) and read_text(path) != texts[name]:
+            changed.append(name)
+    if not changed:
+        return
+    phones = os.path.join(directory, "phones")
+    there = os.listdir(directory)
+    there += [f"phones/{name}" for name in os.listdir(phones)] if os.path.isdir(phones) else []
+    foreign = sorted(name for name in there if name not in own and _NUMBERED.fullmatch(name))
+    if foreign:
+        raise UserError(
+            f"{directory} has {', '.join(foreign)}, made for its present {' and '.join(changed)}, which will be "
+            "others: remove what was made for them, or choose another directory."
+        )
 
 
 def _table_text(symbols: dict[str, int]) -> str:

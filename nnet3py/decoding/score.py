@@ -5,6 +5,7 @@ Source: Kaldi src/bin/compute-wer.cc.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.errors import UserError
 from nnet3py.text.lines import write_text
+
+_SCORE = re.compile(r"wer_[\d.e+-]+|best_acwt")
+_PART = re.compile(r"hyp_[\d.e+-]+\.\d+")
+"""A job's hypotheses, which steps/decode.py joins when all are there."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +115,19 @@ class Scored:
 def score_decode_dir(data_dir: str, decode_dir: str) -> Scored:
     """Score every ``hyp_X.txt`` of a decoding directory against ``text`` of a data directory.
 
-    Writes ``wer_X`` beside each and ``best_acwt`` with the X of fewest errors, of equals the smallest.
+    Writes ``wer_X`` beside each and ``best_acwt`` with the X of fewest errors, of equals the smallest; those of an
+    earlier run are removed.
 
     Raises:
-        UserError: there are no hypotheses, or no transcripts, or they do not fit each other.
+        UserError: there are no hypotheses, or not all, or no transcripts, or they do not fit each other.
     """
     folder = Path(decode_dir)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if any(_PART.fullmatch(name) for name in names):
+        raise UserError(f"Decoding into {decode_dir} was not finished: run steps/decode.py again, to its end.")
+    for name in names:
+        if _SCORE.fullmatch(name):
+            (folder / name).unlink()
     references = read_transcripts(Path(data_dir) / "text")
     rates: list[tuple[int, float, str, ErrorRate]] = []
     for path in folder.glob("hyp_*.txt"):

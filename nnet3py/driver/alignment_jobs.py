@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping
 
 from nnet3py import log
 from nnet3py.alignment.timed_phones import monophone_transition_model, monophone_tree_text
+from nnet3py.directories import alignment_archives
 from nnet3py.directories.belonging import require_labels, require_same_phones, require_whole_model
 from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.transcripts import read_transcripts
@@ -26,7 +27,7 @@ from nnet3py.driver.engine import Engine, pipeline, require_plain_path
 from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts
 from nnet3py.driver.likelihood_jobs import LikelihoodJobs
 from nnet3py.driver.options import AlignOptions, EqualAlignOptions
-from nnet3py.driver.split_data import remove_matching, remove_parts, split_features, utterances_of
+from nnet3py.driver.split_data import remove_parts, split_features, utterances_of
 from nnet3py.errors import UserError
 from nnet3py.nnet.transition_model import read_topology, write_transition_model_to
 from nnet3py.tables.basic_types import write_header
@@ -35,9 +36,6 @@ from nnet3py.tables.transducer import read_transducer_file
 from nnet3py.temporary_files import replacing
 from nnet3py.text.lines import fields, read_lines, read_text, write_text
 from nnet3py.text.symbols import read_symbols
-
-_RESULTS = re.compile(r"\.complete|num_jobs|ali\.\d+\.gz|ali\.(?:scp|ark|\d+\.ark)")
-_KEPT_FROM_MODEL = ("tree", "cmvn_opts", "online_cmvn", "global_cmvn.stats", "frame_subsampling_factor", "final.ie.id")
 
 _COUNTS = re.compile(r"^LOG .*?(?:Done|done) (\d+)(?: utterances)?, errors on (\d+)", re.MULTILINE)
 _LOG_LIKELIHOOD = re.compile(
@@ -84,12 +82,12 @@ def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: s
             source,
             graphs,
             likelihoods.rspecifier(),
-            f"ark:| gzip -nc > {folder}/ali.JOB.gz",
+            f"ark:| gzip -nc > {alignment_archives.part(folder, 'JOB')}",
         ]
         log_name = f"{folder}/log/align.JOB.log"
         excused = had_nothing_to_do(folder, [log_name])
         idle = engine.run(log_name, pipeline(*compiling, command), what="Aligning", jobs=jobs, excused=excused)
-        for name in _KEPT_FROM_MODEL:
+        for name in alignment_archives.FROM_MODEL:
             _copy_or_remove(f"{model_dir}/{name}", f"{folder}/{name}")
         if options.cmvn_opts is not None:
             write_text(f"{folder}/cmvn_opts", f"{options.cmvn_opts}\n")
@@ -134,13 +132,13 @@ def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str)
             f"--srand={options.srand}",
             "ark,o:-",
             f"scp:{folder}/feats.JOB.scp",
-            f"ark:| gzip -nc > {folder}/ali.JOB.gz",
+            f"ark:| gzip -nc > {alignment_archives.part(folder, 'JOB')}",
         ]
         log_name = f"{folder}/log/align_equal.JOB.log"
         compiling = _compiling(lang, f"{folder}/tree", f"{folder}/final.mdl", folder)
         excused = had_nothing_to_do(folder, [log_name])
         idle = engine.run(log_name, pipeline(compiling, command), what="Aligning evenly", jobs=jobs, excused=excused)
-        for name in _KEPT_FROM_MODEL[1:]:
+        for name in alignment_archives.FROM_MODEL[1:]:
             _copy_or_remove("", f"{folder}/{name}")
         _report(folder, [log_name.replace("JOB", str(job)) for job in range(1, jobs + 1)], used, data)
         _finish(folder, lang, jobs, model.num_pdfs, idle)
@@ -219,10 +217,10 @@ def _compiling(lang: str, tree: str, model: str, folder: str) -> list[str]:
 
 
 def _start_over(folder: str) -> None:
-    """Remove what an earlier alignment left: with another number of jobs its archives would count as this one's."""
+    """Remove what an earlier alignment left."""
     remove_unfinished(folder, "info")
     remove_parts(folder)
-    remove_matching(folder, _RESULTS)
+    alignment_archives.start_over(folder)
 
 
 def _finish(folder: str, lang: str, jobs: int, num_pdfs: int, idle: Collection[int]) -> None:
@@ -233,7 +231,7 @@ def _finish(folder: str, lang: str, jobs: int, num_pdfs: int, idle: Collection[i
     remove_parts(folder)
     copy_atomically(f"{lang}/phones.txt", f"{folder}/phones.txt")
     write_text(f"{folder}/num_pdfs", f"{num_pdfs}\n")
-    write_text(f"{folder}/num_jobs", f"{jobs}\n")
+    alignment_archives.publish(folder, jobs)
     write_text(f"{folder}/.complete", "")
 
 

@@ -10,7 +10,7 @@ from nnet3py.driver.many_files import numbered_archives
 from nnet3py.errors import UserError
 from nnet3py.text.lines import read_number
 
-_ARCHIVES = (("gunzip -c", "gz"), ("cat", "ark"))
+_PROGRAMS = {"gz": "gunzip -c", "ark": "cat"}
 _LONGEST_LIST = 100_000  # bytes: a pipe is one argument, which may have 131,072
 
 
@@ -23,10 +23,30 @@ def alignment_rspecifier(ali_dir: str) -> str | None:
     Raises:
         UserError: an archive is missing, or there are too many to name, and they are not numbered from 1 on.
     """
+    files = alignment_archives(ali_dir)
+    if not files:
+        return None
+    names = [os.path.basename(file) for file in files]
+    ending = names[0].rpartition(".")[2]
+    if names == ["ali.scp"]:
+        return f"scp:{files[0]}"
+    if names == ["ali.ark"]:
+        return f"ark:{files[0]}"
+    if names == [f"ali.{number}.{ending}" for number in range(1, len(files) + 1)]:
+        return "ark:" + numbered_archives(_PROGRAMS[ending], f"{ali_dir}/ali.", f".{ending}", len(files))
+    return f"ark:{_PROGRAMS[ending]} {_named(ali_dir, files)} |"
+
+
+def alignment_archives(ali_dir: str) -> list[str]:
+    """The files with the alignments, in the order of the jobs: archives, or ``ali.scp`` or ``ali.ark`` alone.
+
+    Raises:
+        UserError: an archive is missing.
+    """
     if os.path.isfile(f"{ali_dir}/num_jobs"):
         stated = read_number(f"{ali_dir}/num_jobs", least=1)
         there = set(os.listdir(ali_dir))
-        for program, ending in _ARCHIVES:
+        for ending in _PROGRAMS:
             if f"ali.1.{ending}" in there:
                 for number in range(1, stated + 1):
                     if f"ali.{number}.{ending}" not in there:
@@ -34,19 +54,13 @@ def alignment_rspecifier(ali_dir: str) -> str | None:
                             f"{ali_dir}/num_jobs says that there are {stated} archives of alignments, and "
                             f"{ali_dir}/ali.{number}.{ending} is missing: align again."
                         )
-                return "ark:" + numbered_archives(program, f"{ali_dir}/ali.", f".{ending}", stated)
+                return [f"{ali_dir}/ali.{number}.{ending}" for number in range(1, stated + 1)]
     if os.path.isfile(f"{ali_dir}/ali.scp"):
-        return f"scp:{ali_dir}/ali.scp"
-    for program, ending in _ARCHIVES:
-        files = sorted(glob.glob(f"{glob.escape(ali_dir)}/ali.*.{ending}"), key=_job_order)
-        numbered = [f"ali.{number}.{ending}" for number in range(1, len(files) + 1)]
-        if files and [os.path.basename(file) for file in files] == numbered:
-            return "ark:" + numbered_archives(program, f"{ali_dir}/ali.", f".{ending}", len(files))
-        if files:
-            return f"ark:{program} {_named(ali_dir, files)} |"
-    if os.path.isfile(f"{ali_dir}/ali.ark"):
-        return f"ark:{ali_dir}/ali.ark"
-    return None
+        return [f"{ali_dir}/ali.scp"]
+    for ending in _PROGRAMS:
+        if files := glob.glob(f"{glob.escape(ali_dir)}/ali.*.{ending}"):
+            return sorted(files, key=_job_order)
+    return [f"{ali_dir}/ali.ark"] if os.path.isfile(f"{ali_dir}/ali.ark") else []
 
 
 def has_transition_ids(ali_dir: str) -> bool:

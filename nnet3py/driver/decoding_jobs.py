@@ -84,7 +84,7 @@ def decode_data_dir(options: DecodeOptions, graph_dir: str, data_dir: str, decod
                 log, command, what="Computing likelihoods", jobs=num_jobs, excused=had_nothing_to_do(decode_dir, [log])
             )
             jobs = [job for job in jobs if job not in idle]
-        found: list[set[str]] = []
+        done: dict[str, list[int]] = {}
         for scale in acoustic_scales:
             command = [
                 "decode-faster-mapped",
@@ -104,7 +104,8 @@ def decode_data_dir(options: DecodeOptions, graph_dir: str, data_dir: str, decod
             if jobs:
                 excused = had_nothing_to_do(decode_dir, logs)
                 idle = engine.run(log, command, what="Decoding", jobs=jobs, excused=excused)
-            found.append(_gather(decode_dir, scale, [job for job in jobs if job not in idle]))
+            done[scale] = [job for job in jobs if job not in idle]
+        found = [_gather(decode_dir, scale, part) for scale, part in done.items()]  # all or, as score.py sees, none
         remove_parts(decode_dir)
         remove_matching(decode_dir, _LIKELIHOODS)
         names = [f"decode_{acoustic_scales[0]}", *(["compute"] if store else [])]

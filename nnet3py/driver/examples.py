@@ -30,11 +30,12 @@ from nnet3py.directories.belonging import require_whole_model
 from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.dimensions import first_columns
 from nnet3py.directories.normalisation import Normalisation
+from nnet3py.driver import made_of
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
 from nnet3py.driver.data_used import DataUsed, had_nothing_to_do, said_in_logs
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, Running, check_paths, pipe, pipeline
-from nnet3py.driver.experiment import Experiment, copy_atomically, remove_unfinished, termination_interrupts
+from nnet3py.driver.experiment import Experiment, copy_atomically, digest, remove_unfinished, termination_interrupts
 from nnet3py.driver.many_files import numbered_archives
 from nnet3py.driver.options import EgsOptions
 from nnet3py.driver.split_data import remove_matching
@@ -58,8 +59,8 @@ from nnet3py.text.lines import (
 
 _MOST_OPEN_FILES = 512
 _USUAL_SUBSET = 300
-_RECORD = "split/made_with.json"
-_NOT_RECORDED = ("command", "max_retries", "job_time_limit", "stage")
+_MOST_COUNTED = 100
+_NOT_RECORDED = ("command", "max_retries", "job_time_limit", "stage", "reuse")
 _ORIGINALS = re.compile(r"egs_orig\.\d+\.\d+\.ark")
 _SHUFFLED = re.compile(r"Shuffled order of (\d+) ")
 
@@ -67,6 +68,13 @@ FEWEST_EXAMPLES = "fewest_egs"
 """The file in ``info/`` with the number of examples in the smallest archive."""
 
 _ARCHIVE = re.compile(r"egs\.(\d+)\.ark")
+_MADE_AT = {
+    2: re.compile(r"ali\.(?:ark|scp)|global_cmvn\.stats|online_cmvn"),
+    3: re.compile(r"(?:valid|train)_(?:diagnostic|combine)\.egs|(?:valid|train_subset)_all\.egs|combine\.egs"),
+    4: _ORIGINALS,
+    5: _ARCHIVE,
+}
+"""By stage, what is made at it: removed first, so that what an earlier run left is not taken for this one's."""
 
 
 def make_examples(options: EgsOptions, data: str, ali_dir: str, folder: str) -> None:
@@ -81,6 +89,9 @@ def make_examples(options: EgsOptions, data: str, ali_dir: str, folder: str) -> 
             raise UserError(f"{path} is not a directory.")
     with contextlib.ExitStack() as stack:
         maker = _Maker(options, data, ali_dir, folder)
+        if options.reuse and maker.is_made():
+            log.log(f"The examples in {folder} were made of the same, in the same way: nothing is to be done.")
+            return
         os.makedirs(f"{folder}/log", exist_ok=True)
         os.makedirs(f"{folder}/info", exist_ok=True)
         stack.enter_context(termination_interrupts())
@@ -136,6 +147,9 @@ class _Maker:
             os.unlink(f"{self.folder}/.complete")
         os.makedirs(self.split, exist_ok=True)
         self._compare_record()
+        for made_at, pattern in _MADE_AT.items():
+            if stage <= made_at:
+                remove_matching(self.folder, pattern)
         if stage <= 2:
             self._copy_alignments()
         alignments = read_table(f"{self.folder}/ali.scp")
@@ -216,15 +230,31 @@ class _Maker:
                 f"{given}: give --frame-subsampling-factor={stated}."
             )
 
-    def _compare_record(self) -> None:
-        """Refuse to go on, at a later stage, with what was made with other options."""
-        made_with: dict[str, object] = {
+    def is_made(self) -> bool:
+        """Whether the examples are there, made with the same options of the same data and alignments."""
+        there = all(os.path.isfile(f"{self.folder}/{name}") for name in (".complete", made_of.NAME))
+        return there and not Experiment(self.folder).record(made_of.NAME, self._made_with(), force=False)
+
+    def _made_with(self) -> dict[str, object]:
+        options: dict[str, object] = {
             declared.metadata["option"]: getattr(self.options, declared.name)
             for declared in dataclasses.fields(self.options)
             if declared.name not in _NOT_RECORDED
         }
-        made_with |= {"<data>": self.data, "<ali-dir>": self.ali_dir, "utterances": len(self.features)}
-        changed = Experiment(self.folder).record(_RECORD, made_with, force=self.options.stage <= 2)
+        return {
+            **options,
+            "<data>": self.data,
+            "<ali-dir>": self.ali_dir,
+            **made_of.data_digests("<data>", self.data),
+            **made_of.alignment_digests("<ali-dir>", self.ali_dir),
+            "<ali-dir> final.mdl": digest(f"{self.ali_dir}/final.mdl"),
+            **made_of.vector_digests("--online-ivector-dir", self.options.online_ivector_dir),
+            **({"--valid-uttlist content": digest(self.options.valid_uttlist)} if self.options.valid_uttlist else {}),
+        }
+
+    def _compare_record(self) -> None:
+        """Refuse to go on, at a later stage, with what was made with other options."""
+        changed = Experiment(self.folder).record(made_of.NAME, self._made_with(), force=self.options.stage <= 2)
         if changed and self.options.stage > 2:
             differences = "; ".join(f"{key} was {then}, is {now}" for key, (then, now) in changed.items())
             raise UserError(
@@ -253,6 +283,7 @@ class _Maker:
             ChunkConfig(ChunkConfig.parse_num_frames(options.frames_per_eg, factor), frame_subsampling_factor=factor)
         )
         used.leave_out((utterance for utterance in both if not lengths[utterance]), "no frames")
+        self._check_lengths(lengths, [u for u in both if not targets_fit(lengths[u], aligned[u], factor)])
         for utterance in both:
             if not targets_fit(lengths[utterance], aligned[utterance], factor):
                 used.leave_out([utterance], "an alignment of another length")
@@ -274,18 +305,35 @@ class _Maker:
             if not ivectors_fit(used.lengths[utterance], count, config):
                 used.leave_out([utterance], "iVectors of another length")
 
+    def _check_lengths(self, lengths: Mapping[str, int], doubtful: Sequence[str]) -> None:
+        """Count the frames of some utterances whose alignment does not fit: utt2num_frames may be of other features.
+
+        Raises:
+            UserError: it is.
+        """
+        if not doubtful or not os.path.isfile(f"{self.data}/utt2num_frames"):
+            return
+        for utterance, length in self._count_frames("check_frames", doubtful[:_MOST_COUNTED]).items():
+            if length != lengths[utterance]:
+                raise UserError(
+                    f"{self.data}/utt2num_frames says that {utterance} has {lengths[utterance]} frames, its features "
+                    f"have {length}: it is left over from other features. Remove it, or make it again with feat-to-len."
+                )
+
     def _lengths_of_features(self) -> dict[str, int]:
         """Frames of each utterance: as utt2num_frames says, or counted by jobs."""
         lengths = DataDirectory(self.data).lengths()
         if all(utterance in lengths for utterance in self.features):
             return {utterance: lengths[utterance] for utterance in self.features}
-        utterances = list(self.features)
+        return self._count_frames("num_frames", list(self.features))
+
+    def _count_frames(self, name: str, utterances: Sequence[str]) -> dict[str, int]:
         jobs = min(self.options.nj, len(utterances))
         for job in range(jobs):
             part = utterances[job * len(utterances) // jobs : (job + 1) * len(utterances) // jobs]
             write_text(f"{self.split}/len.{job + 1}.scp", joined(f"{each} {self.features[each]}" for each in part))
         command = ["feat-to-len", f"scp:{self.split}/len.JOB.scp", f"ark,t:{self.split}/len.JOB"]
-        self._run("num_frames.JOB", command, "Counting frames", jobs=jobs)
+        self._run(f"{name}.JOB", command, "Counting frames", jobs=jobs)
         return _read_lengths(f"{self.split}/len.{job}" for job in range(1, jobs + 1))
 
     def _lengths_of_alignments(self, alignments: Mapping[str, str]) -> dict[str, int]:

@@ -140,10 +140,14 @@ class Experiment:
     def remove_models_after(self, index: int) -> None:
         """Forget the iterations from ``index`` on, and what was made of them."""
         self.remove(*(f"{model}.raw" for model in self.models() if model > index))
-        velocities = (_VELOCITY.fullmatch(name) for name in os.listdir(self.folder))
-        self.remove(*(match[0] for match in velocities if match and int(match[1]) > index))
+        self.remove_velocities_after(index)
         self.remove("final.raw", "final.mdl", "final.priors")
         self.remove_shard_models()
+
+    def remove_velocities_after(self, index: int) -> None:
+        """Remove the velocities that were left with models after ``index``."""
+        velocities = (_VELOCITY.fullmatch(name) for name in os.listdir(self.folder))
+        self.remove(*(match[0] for match in velocities if match and int(match[1]) > index))
 
     def remove_shard_models(self) -> None:
         """Remove the jobs' models, averages of groups or that were changed: the iteration's result is enough."""
@@ -160,20 +164,23 @@ class Experiment:
         """Note in file ``name`` what the experiment is made with; returns what differs from last time: (then, now).
 
         What the note of last time lacks had its value in ``defaults``, if it has one: an option that is newer than the
-        note. Nothing is noted where something differs and ``force`` is false.
+        note. What is None, now or then, is not known and differs from nothing. Nothing is noted where something differs
+        and ``force`` is false.
 
         Raises:
             UserError: the note of last time is damaged.
         """
-        now = json.loads(json.dumps(values))
-        then = self._recorded(name)
+        now: dict[str, Any] = json.loads(json.dumps(values))
+        then = noted = self._recorded(name)
         changed = {}
         if then is not None:
             then = {**json.loads(json.dumps(defaults or {})), **then}
+            now |= {key: then[key] for key, value in now.items() if value is None and key in then}
+            then |= {key: now.get(key) for key, value in then.items() if value is None}
             for key in sorted(set(then) | set(now)):
                 if then.get(key) != now.get(key):
                     changed[key] = (then.get(key), now.get(key))
-        if then is None or (changed and force):
+        if then is None or (changed and force) or (not changed and now != noted):
             write_text(self.path(name), json.dumps(now, indent=1, sort_keys=True) + "\n")
         return changed
 

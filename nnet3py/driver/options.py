@@ -499,6 +499,11 @@ class EgsOptions:
     stage: int = _option(
         "--stage", 0, "Start at: 2 alignments, 3 diagnostic sets, 4 cutting, 5 shuffling, 6 cleaning up."
     )
+    reuse: bool = _option(
+        "--reuse",
+        False,
+        "Do nothing where <egs-dir> is complete and was made with the same options of the same data and alignments.",
+    )
 
 
 @dataclass(frozen=True)

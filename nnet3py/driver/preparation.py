@@ -30,6 +30,7 @@ from nnet3py.driver.data_used import NAME as DATA_USED
 from nnet3py.driver.engine import Engine
 from nnet3py.driver.examples import FEWEST_EXAMPLES
 from nnet3py.driver.experiment import copy_atomically, link_atomically
+from nnet3py.driver.made_of import require_complete
 from nnet3py.driver.many_files import MOST_NAMED, groups, words_of
 from nnet3py.driver.network_shape import inputs_of, output_dim_of
 from nnet3py.driver.options import TrainingOptions
@@ -76,9 +77,7 @@ class Preparation(Stage):
     def copy_alignment_files(self) -> None:
         """What decoding compares with the graph and the data: phones, the tree, the number of jobs."""
         for name in ("phones.txt", "tree", "num_jobs"):
-            source = f"{self.options.ali_dir}/{name}"
-            if os.path.isfile(source):
-                copy_atomically(source, self.experiment.path(name))
+            self._copy_or_remove(f"{self.options.ali_dir}/{name}", name)
 
     def context(self) -> tuple[int, int]:
         """The network's context: from configs/vars, or from the network that can be made before the examples."""
@@ -189,6 +188,7 @@ class Preparation(Stage):
     def read_egs(self, context: tuple[int, int]) -> Egs:
         """The examples there are. Raises UserError if they are not whole or do not fit the network and the options."""
         folder = self.egs_folder
+        require_complete(folder)
 
         def number(name: str) -> int:
             path = f"{folder}/info/{name}"
@@ -214,15 +214,18 @@ class Preparation(Stage):
             if not os.path.isfile(f"{folder}/{name}"):
                 raise UserError(f"Expected {folder}/{name}, found no such file: make the examples again (--stage -4).")
         for name in _KEPT_FOR_DECODING:
-            if os.path.isfile(f"{folder}/{name}"):
-                copy_atomically(f"{folder}/{name}", self.experiment.path(os.path.basename(name)))
-            else:
-                self.experiment.remove(os.path.basename(name))
+            self._copy_or_remove(f"{folder}/{name}", os.path.basename(name))
+        os.makedirs(self.experiment.path("info"), exist_ok=True)
         for name in (DATA_USED, LEFT_OUT):
-            if os.path.isfile(f"{folder}/info/{name}"):
-                os.makedirs(self.experiment.path("info"), exist_ok=True)
-                copy_atomically(f"{folder}/info/{name}", self.experiment.path(f"info/{name}"))
+            self._copy_or_remove(f"{folder}/info/{name}", f"info/{name}")
         return egs
+
+    def _copy_or_remove(self, source: str, name: str) -> None:
+        """Copy a file into the directory; what an earlier run has left of one that is not there, goes."""
+        if os.path.isfile(source):
+            copy_atomically(source, self.experiment.path(name))
+        else:
+            self.experiment.remove(name)
 
     def _require_same_origin(self, folder: str) -> None:
         """Refuse examples that are not of these alignments, this normalisation and these inputs."""
@@ -293,7 +296,13 @@ class Preparation(Stage):
             jobs.wait()
 
     def _initial_config_name(self) -> str | None:
-        return next((n for n in ("configs/final.config", "configs/layer1.config") if self.experiment.has(n)), None)
+        found = [n for n in ("configs/final.config", "configs/layer1.config") if self.experiment.has(n)]
+        if len(found) > 1:
+            raise UserError(
+                f"{self.options.dir} has both {found[0]}, a whole network, and {found[1]}, one to grow: remove the one "
+                "that is left over from another network."
+            )
+        return found[0] if found else None
 
     def _initial_config(self) -> str | None:
         name = self._initial_config_name()

@@ -27,6 +27,7 @@ from nnet3py.driver.alignments import alignment_rspecifier
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, check_paths, pipeline
 from nnet3py.driver.experiment import Experiment, remove_unfinished, termination_interrupts
+from nnet3py.driver.made_of import require_complete
 from nnet3py.driver.options import PriorOptions, TrainingOptions
 from nnet3py.driver.preparation import Egs
 from nnet3py.errors import UserError
@@ -151,6 +152,7 @@ def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
     for path in (folder, egs_folder):
         if not os.path.isdir(path):
             raise UserError(f"{path} is not a directory.")
+    require_complete(egs_folder)
     model = f"{folder}/{options.iteration}.{'raw' if options.use_raw_nnet else 'mdl'}"
     require_output_folder(f"{folder}/log")
     require_input(model)
@@ -167,6 +169,7 @@ def adjust_priors(options: PriorOptions, folder: str, egs_folder: str) -> str:
     ):
         remove_unfinished(folder)
         name = options.iteration
+        experiment.remove(f"post.{name}.vec", f"{name}_adj.mdl")  # an earlier run's, should this one fail
         total = sum_posteriors(engine, experiment, name, model, data, minibatch_size=options.minibatch_size)
         if options.use_raw_nnet:
             return total

@@ -22,9 +22,19 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Mapping
 
 from nnet3py import log
-from nnet3py.driver import averaging, minibatch_size, mix_up, optimizer_states, prior_scale, realignment
+from nnet3py.driver import (
+    averaging,
+    made_of,
+    minibatch_size,
+    mix_up,
+    optimizer_states,
+    pdf_counts,
+    prior_scale,
+    realignment,
+)
 from nnet3py.driver.averaging import Averaging
 from nnet3py.driver.data_used import LEFT_OUT, read_data_used
 from nnet3py.driver.diagnostics import read_training_objective, select_models
@@ -52,6 +62,18 @@ from nnet3py.errors import UserError
 from nnet3py.text.lines import BLANKS, read_text, write_text
 
 _ALIGNMENT_DIGESTS = {f"--ali-dir {name}": name for name in ("tree", "phones.txt", "num_pdfs")}
+_NEWER_THAN_RECORDS = re.compile(r"examples |--(?:ali-dir|feat-dir|ivectors) \w")
+"""Digests that records of older versions do not have."""
+
+_TAKES_EFFECT = {
+    -5: r"configs/init\.config$",
+    -4: r"--ali-dir \S+|--feat-dir (?!text)|--ivectors |--egs\.|--feat\.cmvn-opts|--trainer\.samples-per-iter",
+    -3: r"--trainer\.(lda\.|rand-prune)",
+    -2: r"--trainer\.presoftmax-prior-scale-power",
+    -1: r"configs/(final|layer1)\.config$|--trainer\.input-model",
+}
+"""By stage, what is of no effect after it."""
+
 _DIAGNOSTIC_LOG = re.compile(rf"compute_prob_(?:{'|'.join(DIAGNOSTIC_SETS)})\.(\d+|final)\.log")
 
 
@@ -158,17 +180,21 @@ class _Training(Stage):
 
     def run(self) -> None:
         os.makedirs(self.experiment.path("log"), exist_ok=True)
+        begun, run_before = self._begun(), self.experiment.has("train_options.json")
         made_with = {**affecting_model(self.options), **self._digests(), **self.realignment.record()}
         self._compare_record("train_options.json", made_with)
         if self.options.stage is not None and self.options.stage < 0:
             self._forget_preparation(self.options.stage)
+        elif run_before and not begun:
+            self._forget_leftovers()
         if self.options.stage is None and self._finished():
+            if self.options.egs_dir and os.path.isdir(f"{self.options.egs_dir}/info"):
+                self._compare_record("train_examples.json", _of_examples(self.options.egs_dir))
             log.log(f"Training in {self.options.dir} is already finished; --stage goes back to a stage.")
             self._clean_up()
             return
         self.experiment.remove_leavings()
-        if self.experiment.last_model() is None:
-            self._forget_diagnostics(0)
+        self._forget_after_last_model()
         line = None
         try:
             preparation = self.preparation
@@ -180,7 +206,8 @@ class _Training(Stage):
             schedule = _schedule(self.options, egs.num_archives, len(self.layers) + 1)
             self._require_full_minibatches(egs, schedule)
             realignment.realigned_iterations(self.options, schedule)  # what can be refused before anything is trained
-            self._compare_record("train_examples.json", _info_files(egs.folder))
+            if self._compare_record("train_examples.json", _of_examples(egs.folder)):
+                self.experiment.remove(*map(self._minibatches, DIAGNOSTIC_SETS))
             preparation.make_initial_model(egs)
             preparation.check_context(egs)
             preparation.merge_diagnostic_sets(egs)
@@ -210,35 +237,61 @@ class _Training(Stage):
 
     # What the experiment is made with.
 
-    def _compare_record(self, name: str, values: dict[str, object]) -> None:
-        """Refuse to mix models made with different options, unless --stage says where to start again."""
+    def _begun(self) -> bool:
+        """Whether there is something that the options of an earlier run have made."""
         made = ("init.raw", "0.raw", "egs/.complete")
-        begun = self.experiment.last_model() is not None or any(self.experiment.has(name) for name in made)
+        return self.experiment.last_model() is not None or any(self.experiment.has(name) for name in made)
+
+    def _compare_record(self, name: str, values: dict[str, object]) -> bool:
+        """Refuse to mix models made with different options, unless --stage says where to start again.
+
+        Returns whether something has changed.
+        """
+        begun = self._begun()
         forced = self.options.stage is not None or not begun
         defaults = {key: value for key, value in affecting_model(TrainingOptions()).items() if key in values}
-        defaults |= {key: values[key] for key in _ALIGNMENT_DIGESTS if key in values}  # older records have none
-        changed = self.experiment.record(name, values, force=forced, defaults=defaults)
+        defaults |= {key: value for key, value in values.items() if _NEWER_THAN_RECORDS.match(key)}
+        changed = self.experiment.record(name, values, force=False, defaults=defaults)
         if not changed:
-            return
+            return False
         differences = "; ".join(f"{key} was {_shown(then)}, is {_shown(now)}" for key, (then, now) in changed.items())
-        if not begun:
-            return
         if forced:
-            log.warning(f"Going on with changes: {differences}.")
-            return
+            if begun:
+                self._require_early_stage(changed)
+                log.warning(f"Going on with changes: {differences}.")
+            self.experiment.record(name, values, force=True, defaults=defaults)
+            return True
         raise UserError(
             f"{self.options.dir} was begun otherwise: {differences}. Go on with what it was begun with, choose another "
             "--dir, or give --stage to start again from there (-5 from the beginning) with what is given now."
         )
 
+    def _require_early_stage(self, changed: Mapping[str, object]) -> None:
+        """Refuse to begin after the stage at which a change would take effect: what it made would be used as it was."""
+        own_examples = not self.options.egs_dir
+        for stage, pattern in _TAKES_EFFECT.items():
+            found = [key for key in changed if re.match(pattern, key) and (stage != -4 or own_examples)]
+            if found and self.options.stage is not None and self.options.stage > stage:
+                raise UserError(
+                    f"{found[0]} has changed, which has no effect on what --stage={self.options.stage} keeps: give "
+                    f"--stage={stage}, or go on with what {self.options.dir} was begun with."
+                )
+
     def _digests(self) -> dict[str, object]:
+        options = self.options
         names = ["init.config", "final.config", "layer1.config", "vars"]
         names += [os.path.basename(path) for path in self.layers]
         configs = {f"configs/{name}": digest(self.experiment.path(f"configs/{name}")) for name in names}
         return {
             **configs,
-            **{key: digest(f"{self.options.ali_dir}/{name}") for key, name in _ALIGNMENT_DIGESTS.items()},
+            **{key: digest(f"{options.ali_dir}/{name}") for key, name in _ALIGNMENT_DIGESTS.items()},
+            **made_of.alignment_digests("--ali-dir", options.ali_dir),
+            **(made_of.data_digests("--feat-dir", options.feat_dir) if self._reads_features() else {}),
+            **(made_of.vector_digests("--ivectors", options.online_ivector_dir) if self._reads_features() else {}),
         }
+
+    def _reads_features(self) -> bool:
+        return not self.options.egs_dir or bool(realignment.realign_times(self.options))
 
     def _require_full_minibatches(self, egs: Egs, schedule: Schedule) -> None:
         """Refuse a minibatch size that an archive has too few examples for: nothing of it would be trained on.
@@ -265,6 +318,28 @@ class _Training(Stage):
                     f"--trainer.add-layers-period is given, but {self.options.dir}/configs has no layer2.config to add."
                 )
         return found
+
+    def _forget_after_last_model(self) -> None:
+        """Remove what was made of models that are not there, taken away by hand, say: they are to be made anew."""
+        last = self.experiment.last_model()
+        first = 0 if last is None else last + 1
+        if last is None:
+            self.experiment.remove_models_after(-1)
+            self.experiment.remove("progress.tsv", "accuracy.report", *map(self._minibatches, DIAGNOSTIC_SETS))
+        else:
+            self.experiment.remove_velocities_after(last)
+        if not self.experiment.has("final.raw"):
+            self._forget_diagnostics(first)
+        self.optimizer_states.remove_after(first - 1)
+        self.faults.forget(first)
+        self.realignment.forget(first)
+
+    def _forget_leftovers(self) -> None:
+        """Remove what an earlier run computed, where all that would tell what it was made of has been removed."""
+        self.faults.forget(-1)
+        for name, made_by in (("lda.mat", "get_transform"), (prior_scale.NAME, pdf_counts.NAME)):
+            if self.experiment.has(f"log/{made_by}.log"):  # else it is the user's own
+                self.experiment.remove(name)
 
     def _forget_diagnostics(self, first: int) -> None:
         """Remove the logs of what models from ``first`` on reach, for these are to be made anew.
@@ -345,6 +420,7 @@ class _Training(Stage):
         index = iteration.index
         self._require_space(iteration)
         self.experiment.remove_shard_models()  # those of a run that was stopped: a job must leave its own
+        self.experiment.remove("final.raw", "final.mdl", "final.priors", "accuracy.report")
         self._forget_diagnostics(index + 1)
         outputs = [self._raw(f"{index + 1}.JOB"), *self.optimizer_states.outputs(iteration)]
         command = self._train_command(egs, iteration)
@@ -488,11 +564,13 @@ def _shown(value: object) -> str:
     return f"file {text[:8]}" if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
-def _info_files(folder: str) -> dict[str, object]:
-    """What <egs>/info says, as file: text."""
+def _of_examples(folder: str) -> dict[str, object]:
+    """What <egs>/info says, as file: text, and digests of some examples: others may have the same numbers."""
     out: dict[str, object] = {}
     for name in sorted(os.listdir(f"{folder}/info")):
         if name == LEFT_OUT:  # as long as the data; info/data_used counts what is in it
             continue
         out[f"{folder}/info/{name}"] = read_text(f"{folder}/info/{name}").strip(BLANKS)
+    for name in ("egs.1.ark", "combine.egs", *(f"{kind}_diagnostic.egs" for kind in DIAGNOSTIC_SETS)):
+        out[f"examples {folder}/{name}"] = made_of.digest_of_ends([f"{folder}/{name}"])
     return out

@@ -205,8 +205,12 @@ def test_the_model_file_ends_with_mixtures_whose_constants_normalise_them(aligne
 
 @needs_libraries
 def test_the_same_data_and_seed_give_the_same_bytes(data: Path, aligned: Path, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    for name in ("ali.2.gz", "ali.scp", "online_cmvn"):  # what an earlier run may have left
+        (tmp_path / "again" / name).write_text("of an earlier run")
     done = _align(data, tmp_path / "again")
     assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {path.name for path in aligned.iterdir()}
     for name in ("final.mdl", "tree", "ali.1.gz", "pdf.ark", "num_pdfs", "phones.txt"):
         assert (tmp_path / "again" / name).read_bytes() == (aligned / name).read_bytes(), name
 

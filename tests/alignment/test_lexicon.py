@@ -118,3 +118,18 @@ def test_something_else_in_place_of_a_transducer_is_refused(tmp_path: Path) -> N
     (tmp_path / "L.fst").write_bytes(b"0 1 2 3\n")
     with pytest.raises(UserError, match=r"L\.fst, byte 0: expected a transducer"):
         read_vector_transducer(str(tmp_path / "L.fst"))
+
+
+def test_other_words_are_not_put_beside_a_grammar_of_the_earlier_ones(tmp_path: Path) -> None:
+    pytest.importorskip("kaldifst", reason="kaldifst is not installed")
+    lang = tmp_path / "lang"
+    prepare_language(_written(tmp_path, "a X\nb Y\n"), str(lang))
+    (lang / "G.fst").write_bytes(b"a grammar of a and b")
+    (lang / "phones/word_boundary.int").write_text("2 nonword\n")
+    prepare_language(_written(tmp_path, "a X\nb Y\n"), str(lang), silence_probability=0.3)
+    before = {path: path.read_bytes() for path in lang.rglob("*") if path.is_file()}
+    with pytest.raises(
+        UserError, match=r"has G\.fst, phones/word_boundary\.int, made for its present words\.txt, which"
+    ):
+        prepare_language(_written(tmp_path, "a X\nc Y\n"), str(lang))
+    assert {path: path.read_bytes() for path in lang.rglob("*") if path.is_file()} == before

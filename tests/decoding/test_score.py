@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnet3py.decoding.score import error_rate
+from nnet3py.decoding.score import error_rate, score_decode_dir
 from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.errors import UserError
 
@@ -96,3 +96,19 @@ def test_an_empty_hypothesis_is_one_and_an_empty_transcript_too(tmp_path: Path) 
     assert done.returncode == 1
     assert done.stderr.count("ERROR (") == 1
     assert "hyp_0.1.txt is empty" in done.stderr
+
+
+def test_a_decoding_that_was_stopped_is_not_scored_and_old_scores_go(tmp_path: Path) -> None:
+    decoded = tmp_path / "decode"
+    decoded.mkdir()
+    (tmp_path / "text").write_text("a one two\n")
+    (decoded / "hyp_0.1.txt").write_text("a one two\n")
+    (decoded / "wer_0.2").write_text("%WER 0.00 [ 0 / 2, 0 ins, 0 del, 0 sub ]\n")
+    (decoded / "wer_details").mkdir()
+    (decoded / "hyp_0.2.1").write_text("a one\n")
+    with pytest.raises(UserError, match="was not finished"):
+        score_decode_dir(str(tmp_path), str(decoded))
+    (decoded / "hyp_0.2.1").unlink()
+    score_decode_dir(str(tmp_path), str(decoded))
+    names = ["best_acwt", "hyp_0.1.txt", "wer_0.1", "wer_details"]
+    assert sorted(path.name for path in decoded.iterdir()) == names

@@ -113,3 +113,17 @@ def test_a_nonlinearity_that_is_not_known_is_refused(tmp_path: Path) -> None:
     ended = subprocess.run(words, capture_output=True, text=True)
     assert ended.returncode == 1
     assert "gelu" in ended.stderr
+
+
+def test_nothing_of_another_network_is_left(tmp_path: Path) -> None:
+    configs = make_configs(tmp_path, "--grow=true", "--num-layers=3")
+    assert sorted(path.name for path in configs.glob("layer*")) == [f"layer{n}.config" for n in (1, 2, 3)]
+    make_configs(tmp_path, "--grow=true")
+    assert sorted(path.name for path in configs.glob("layer*")) == ["layer1.config", "layer2.config"]
+    make_configs(tmp_path)
+    assert sorted(path.name for path in configs.iterdir()) == ["final.config", "splice.config", "vars"]
+    (configs / "init.config").write_text("input-node name=input dim=40\n")
+    command = [sys.executable, str(RECIPE / "local/make_configs.py"), str(FEAT_DIM), str(PDFS), str(configs)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "init.config, which train_dnn.py would estimate a transform for, is of another network" in done.stderr

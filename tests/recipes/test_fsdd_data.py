@@ -193,3 +193,16 @@ def test_without_a_network_the_download_says_how_to_go_on(tmp_path: Path) -> Non
     assert "Cannot download https://github.com/Jakobovski/free-spoken-digit-dataset/" in error
     assert "--corpus=PATH" in error
     assert not list((tmp_path / "data").rglob("*.tar.gz*"))
+
+
+def test_features_of_other_recordings_go_and_those_of_the_same_stay(tmp_path: Path, archive: Path) -> None:
+    assert _prepare(tmp_path, f"--corpus={archive}", "--held-out-speaker=bob").returncode == 0
+    train = tmp_path / "data/train"
+    for name in ("feats.scp", "cmvn.scp"):
+        (train / name).write_text("of these recordings\n")
+    assert _prepare(tmp_path, f"--corpus={archive}", "--held-out-speaker=bob").returncode == 0
+    assert (train / "feats.scp").exists()
+    (train / "wav.scp").write_text("of another corpus\n")
+    assert _prepare(tmp_path, f"--corpus={archive}", "--held-out-speaker=bob").returncode == 0
+    assert not (train / "feats.scp").exists()
+    assert not (train / "cmvn.scp").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -98,6 +99,23 @@ def test_a_result_is_there_at_the_end_and_its_wer_when_it_was_decoded(
     finish(corpus, other, -1.4, wer=5.0)
     assert result(corpus, other).wer == 5.0
     assert paper["run"].finished(corpus, other, decodes=True)
+
+
+def test_a_trial_or_a_corpus_with_other_settings_is_refused(
+    paper: dict[str, ModuleType], plan: object, corpus: object, tmp_path: Path
+) -> None:
+    trial = plan.phase("headline")[0]  # type: ignore[attr-defined]
+    finish(corpus, trial, -1.5)
+    assert paper["trial"].result(corpus, trial) is not None
+    with pytest.raises(UserError, match=r"made with other settings: epochs was .*, is 77"):
+        paper["trial"].result(corpus, dataclasses.replace(trial, epochs=77))
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "feat_dim").write_text("13\n")
+    paper["run"].prepare("full", work)
+    paper["run"].prepare("full", work)
+    with pytest.raises(UserError, match="--size was full, is quick"):
+        paper["run"].prepare("quick", work)
 
 
 def test_the_best_rates_are_those_of_the_best_model_that_did_not_diverge(

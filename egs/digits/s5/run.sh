@@ -88,7 +88,8 @@ if at 3; then
   # Four jobs need four archives at least; of little data they are smaller.
   examples=$(($(awk '{ n += $2 } END { print n }' data/train/utt2num_frames) / 8))
   [ $((examples / 5)) -ge "$egs_per_archive" ] || egs_per_archive=$((examples / 5))
-  [ -f exp/egs/.complete ] || quiet exp/log/get_egs.log "$steps/get_egs.py" --cmd="$train_cmd" --nj="$nj" \
+  # Made again if anything they are made of has changed; trainings that were begun on others then say so.
+  quiet exp/log/get_egs.log "$steps/get_egs.py" --reuse=true --cmd="$train_cmd" --nj=2 \
     --left-context="$context" --right-context="$context" --samples-per-iter="$egs_per_archive" \
     --num-train-frames-combine=10000 --num-frames-diagnostic=4000 --cmvn-opts=--norm-means=true \
     data/train exp/ali exp/egs
@@ -100,8 +101,9 @@ if at 3; then
 fi
 
 train() { # train DIR METHOD JOBS-AT-FIRST JOBS-AT-LAST INITIAL-RATE FINAL-RATE
-  [ -f "$1/final.mdl" ] && return
+  # What is finished with the same options, examples and configuration is not made again; if one is another, it is said.
   mkdir -p "$1"
+  rm -rf "$1/configs"
   cp -r exp/configs "$1/"
   rm -f "$1/configs/splice.config"
   "$steps/train_dnn.py" --print-args=false --cmd="$train_cmd" --feat-dir=data/train --ali-dir=exp/ali \

@@ -30,6 +30,7 @@ def main(data_dir: str, lang_dir: str, ali_dir: str, nj: int) -> None:
         monophone_transition_model,
         monophone_tree_text,
     )
+    from nnet3py.directories import alignment_archives
     from nnet3py.errors import UserError
     from nnet3py.nnet.transition_model import read_topology, write_transition_model_to
     from nnet3py.tables.basic_types import write_header
@@ -51,16 +52,16 @@ def main(data_dir: str, lang_dir: str, ali_dir: str, nj: int) -> None:
         raise UserError(f"--nj must be at least 1, not {nj}.")
     nj = min(nj, len(lengths))
     Path(ali_dir).mkdir(parents=True, exist_ok=True)
+    alignment_archives.start_over(ali_dir)
     with open_output(f"{ali_dir}/final.mdl") as sink:
         write_header(sink, True)
         write_transition_model_to(sink, model, True)
     write_text(f"{ali_dir}/tree", monophone_tree_text(topology))
     write_text(f"{ali_dir}/phones.txt", read_text(f"{lang_dir}/phones.txt"))
-    write_text(f"{ali_dir}/num_jobs", f"{nj}\n")
     write_text(f"{ali_dir}/num_pdfs", f"{model.num_pdfs}\n")
     frames = left_out = 0
     for job in range(nj):
-        with TableWriter(f"ark:| gzip -nc > {ali_dir}/ali.{job + 1}.gz", INT_VECTOR) as writer:
+        with TableWriter(f"ark:| gzip -nc > {alignment_archives.part(ali_dir, job + 1)}", INT_VECTOR) as writer:
             for key, length in lengths[job * len(lengths) // nj : (job + 1) * len(lengths) // nj]:
                 try:
                     alignment = align_timed_phones(phones.get(key, []), int(length), numbers, model)
@@ -72,6 +73,7 @@ def main(data_dir: str, lang_dir: str, ali_dir: str, nj: int) -> None:
                 frames += len(alignment)
     if frames == 0:
         raise UserError(f"{data_dir}: no utterance could be aligned; the warnings say why.")
+    alignment_archives.publish(ali_dir, nj)
     log.log(
         f"{ali_dir}: {len(lengths) - left_out} utterances, {frames} frames, {model.num_pdfs} pdfs; {left_out} left out."
     )

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Configuration of the recipe's network; see --help."""
 
+import re
 from pathlib import Path
 
 from nnet3py.errors import UserError
@@ -106,10 +107,23 @@ def main(
     folder = Path(config_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(folder, {*configs})
         for name, lines in configs.items():
             write_text(folder / name, "\n".join(lines).rstrip("\n") + "\n")
     except OSError as problem:
         raise UserError(f"Cannot write into {folder}: {reason(problem)}.") from problem
+
+
+def _remove_left_over(folder: Path, made: set[str]) -> None:
+    """Remove what an earlier call wrote of another network, which train_dnn.py would take for this one's."""
+    if (folder / "init.config").exists():
+        raise UserError(
+            f"{folder}/init.config, which train_dnn.py would estimate a transform for, is of another network: remove "
+            "it, or choose another directory."
+        )
+    for path in folder.iterdir():
+        if re.fullmatch(r"(final|layer\d+)\.config", path.name) and path.name not in made:
+            path.unlink()
 
 
 def _pnorm_layer(layer: int, below: str, input_dim: int, pnorm_input_dim: int, pnorm_output_dim: int) -> list[str]:

@@ -27,13 +27,12 @@ per_archive=$(($(awk '{ n += $2 } END { print n }' data/train/utt2num_frames) / 
 
 prepare() { # prepare LABELS ALI: examples with these labels, of the same utterances, and a transform estimated from them
   local egs=$dir/$1/egs
-  [ -f "$egs/.complete" ] || "$steps/get_egs.py" --print-args=false --cmd="$train_cmd" --nj="$nj" --left-context=5 \
+  "$steps/get_egs.py" --reuse=true --print-args=false --cmd="$train_cmd" --nj="$nj" --left-context=5 \
     --right-context=5 --samples-per-iter=$((per_archive < 5650 ? per_archive : 5650)) --num-train-frames-combine=10000 \
     --num-frames-diagnostic=4000 --cmvn-opts=--norm-means=true --valid-uttlist=exp/egs/valid_uttlist \
     data/train "$2" "$egs"
   "$here"/local/make_configs.py --print-args=false --context=5 --num-layers=2 --lda=$dir/$1/lda.mat \
     "$dim" "$(cat "$2/num_pdfs")" $dir/$1/configs
-  [ -f $dir/$1/lda.mat ] && return
   $train_cmd $dir/$1/log/acc.log nnet-acc-lda-stats exp/lda/splice.raw \
     "ark:nnet-subset-egs --n=5000 ark:$egs/egs.1.ark ark:- |" $dir/$1/stats
   $train_cmd $dir/$1/log/transform.log nnet-get-feature-transform $dir/$1/lda.mat $dir/$1/stats
@@ -46,10 +45,10 @@ for kind in $labels; do
     times) ali=exp/ali egs=exp/egs configs=exp/configs ;;
     gmm)
       ali=exp/ali_gmm
-      [ -f $ali/final.mdl ] || "$steps/align_gmm.py" data/train data/lang $ali > $dir/gmm/align.log 2>&1 ;;
+      "$steps/align_gmm.py" data/train data/lang $ali > $dir/gmm/align.log 2>&1 ;;
     equal)
       ali=exp/ali_equal
-      [ -f $ali/.complete ] || "$steps/align_equal.py" --print-args=false --nj="$nj" data/train data/lang $ali ;;
+      "$steps/align_equal.py" --print-args=false --nj="$nj" data/train data/lang $ali ;;
     *) echo "run_realignment.sh: --labels may have times, gmm and equal, not $kind" >&2; exit 1 ;;
   esac
   if [ $kind != times ]; then

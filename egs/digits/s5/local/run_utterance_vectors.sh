@@ -23,28 +23,25 @@ dir=exp/utterance_vectors
 mkdir -p $dir
 
 # Vectors of the features as they are: normalised by speaker, they would have lost most of what the vectors tell.
-[ -f $dir/train/ivector_online.scp ] ||
-  "$steps/compute_utterance_vectors.py" --print-args=false --cmd="$train_cmd" --nj="$nj" $options data/train $dir/train
+"$steps/compute_utterance_vectors.py" --print-args=false --cmd="$train_cmd" --nj="$nj" $options data/train $dir/train
 for set in dev test; do
-  [ -f $dir/$set/ivector_online.scp ] || "$steps/compute_utterance_vectors.py" --print-args=false --cmd="$train_cmd" \
+  "$steps/compute_utterance_vectors.py" --print-args=false --cmd="$train_cmd" \
     --nj="$nj" --like=$dir/train data/$set $dir/$set
 done
 
 dim=$(feat-to-dim --print-args=false scp:data/train/feats.scp -)
 vector_dim=$(feat-to-dim --print-args=false scp:$dir/train/ivector_online.scp -)
 per_archive=$(($(awk '{ n += $2 } END { print n }' data/train/utt2num_frames) / 8 / 5))
-[ -f $dir/egs/.complete ] || "$steps/get_egs.py" --print-args=false --cmd="$train_cmd" --nj="$nj" --left-context=5 \
+"$steps/get_egs.py" --reuse=true --print-args=false --cmd="$train_cmd" --nj="$nj" --left-context=5 \
   --right-context=5 --samples-per-iter=$((per_archive < 5650 ? per_archive : 5650)) --num-train-frames-combine=10000 \
   --num-frames-diagnostic=4000 --cmvn-opts=--norm-means=true --online-ivector-dir=$dir/train data/train exp/ali $dir/egs
 # The transform decorrelates the vector along with the spliced features.
 "$here"/local/make_configs.py --print-args=false --context=5 --num-layers=2 --ivector-dim="$vector_dim" \
   --lda=$dir/lda.mat "$dim" "$(cat exp/ali/num_pdfs)" $dir/configs
-if [ ! -f $dir/lda.mat ]; then
-  $train_cmd $dir/log/init.log nnet-init $dir/configs/splice.config $dir/splice.raw
-  $train_cmd $dir/log/acc.log nnet-acc-lda-stats $dir/splice.raw \
-    "ark:nnet-subset-egs --n=5000 ark:$dir/egs/egs.1.ark ark:- |" $dir/stats
-  $train_cmd $dir/log/transform.log nnet-get-feature-transform $dir/lda.mat $dir/stats
-fi
+$train_cmd $dir/log/init.log nnet-init $dir/configs/splice.config $dir/splice.raw
+$train_cmd $dir/log/acc.log nnet-acc-lda-stats $dir/splice.raw \
+  "ark:nnet-subset-egs --n=5000 ark:$dir/egs/egs.1.ark ark:- |" $dir/stats
+$train_cmd $dir/log/transform.log nnet-get-feature-transform $dir/lda.mat $dir/stats
 
 train exp/ng_4jobs exp/configs exp/egs exp/ali
 train $dir/ng_4jobs $dir/configs $dir/egs exp/ali --feat.online-ivector-dir=$dir/train

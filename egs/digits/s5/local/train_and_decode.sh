@@ -4,9 +4,9 @@
 train() { # train DIR CONFIGS EGS ALI [more options of train_dnn.py]
   local dir=$1 configs=$2 egs=$3 ali=$4
   shift 4
-  [ -f "$dir/final.mdl" ] && return
   mkdir -p "$dir"
-  [ -d "$dir/configs" ] || cp -r "$configs" "$dir/configs"
+  rm -rf "$dir/configs"
+  cp -r "$configs" "$dir/configs"
   rm -f "$dir/configs/splice.config"
   "$steps/train_dnn.py" --print-args=false --cmd="$train_cmd" --feat-dir=data/train --ali-dir="$ali" --egs.dir="$egs" \
     --dir="$dir" --feat.cmvn-opts=--norm-means=true --trainer.one-frame-per-eg=false --trainer.num-epochs="$epochs" \

@@ -188,6 +188,10 @@ def write_data_dir(directory: Path, recordings: dict[Recording, Path]) -> None:
         "spk2utt": [f"{speaker} {' '.join(names)}" for speaker, names in sorted(of_speaker.items())],
     }
     directory.mkdir(parents=True, exist_ok=True)
+    recorded = directory / "wav.scp"
+    if not recorded.is_file() or recorded.read_text() != "".join(f"{line}\n" for line in lines["wav.scp"]):
+        for name in ("feats.scp", "cmvn.scp", "utt2num_frames"):  # of other recordings
+            (directory / name).unlink(missing_ok=True)
     for name, content in lines.items():
         write_text(directory / name, joined(content))
 

@@ -17,7 +17,7 @@ from plan import SIZES, Plan, Size
 from trial import Corpus, Rates, Trial, decode, programs, result, train
 
 from nnet3py import log
-from nnet3py.driver.experiment import termination_interrupts
+from nnet3py.driver.experiment import Experiment, termination_interrupts
 from nnet3py.errors import UserError
 from nnet3py.program import option, program
 
@@ -69,6 +69,12 @@ def _prepare_environment() -> None:
 def prepare(size: str, work: Path) -> Corpus:
     """The corpus and the decorrelating transforms, made if missing."""
     corpus = Corpus(str(work), str(RECIPE / "local/make_configs.py"), has_dev=size != "fsdd")
+    os.makedirs(work, exist_ok=True)
+    made_with = {"--size": size, "hours": SIZES[size].hours, "epochs": SIZES[size].epochs}
+    changed = Experiment(str(work)).record("made_with.json", made_with, force=False)
+    if changed:
+        said = ", ".join(f"{name} was {then}, is {now}" for name, (then, now) in changed.items())
+        raise UserError(f"--work={work} was begun otherwise: {said}. Choose another --work, or remove it first.")
     if os.path.exists(corpus.path("feat_dim")):
         return corpus
     if size == "fsdd":

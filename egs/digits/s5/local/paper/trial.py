@@ -12,10 +12,11 @@ import re
 import shutil
 import subprocess
 import threading
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+from nnet3py.driver.experiment import Experiment
 from nnet3py.driver.report import Progress, read_progress
 from nnet3py.errors import UserError
 from nnet3py.jobs.interruption import DRIVER_PID
@@ -175,6 +176,7 @@ class Corpus:
         if not os.path.exists(self.path(f"{folder}/.complete")):
             command = [
                 f"{STEPS}/get_egs.py",
+                "--reuse=true",
                 "--nj=2",
                 f"--left-context={self.context}",
                 f"--right-context={self.context}",
@@ -196,8 +198,10 @@ def train(corpus: Corpus, trial: Trial) -> None:
     Raises:
         UserError: a program failed.
     """
-    if os.path.exists(corpus.trial_path(trial, "final.mdl")):
+    if result(corpus, trial) is not None:
         return
+    for data in ("dev", "test"):  # of an earlier model
+        shutil.rmtree(corpus.trial_path(trial, f"decode_{data}"), ignore_errors=True)
     _write_configs(corpus, trial)
     options = {
         "--cmd": "run-local --max-jobs-run=1",
@@ -253,7 +257,17 @@ def decode(corpus: Corpus, trial: Trial) -> None:
 
 
 def result(corpus: Corpus, trial: Trial) -> Result | None:
-    """What a trial reached, None before its end. The WER is nan where it has not been decoded."""
+    """What a trial reached, None before its end. The WER is nan where it has not been decoded.
+
+    Raises:
+        UserError: its directory is that of a trial with other settings.
+    """
+    if os.path.isdir(corpus.trial_path(trial)):
+        experiment = Experiment(corpus.trial_path(trial))
+        changed = experiment.record("trial.json", asdict(trial), force=False)
+        if changed:
+            said = ", ".join(f"{name} was {then}, is {now}" for name, (then, now) in changed.items())
+            raise UserError(f"{experiment.folder} was made with other settings: {said}. Remove it to train again.")
     if not os.path.exists(corpus.trial_path(trial, "final.mdl")):
         return None
     rows = read_progress(corpus.trial_path(trial, "progress.tsv"))
