@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING
 from nnet3py.alignment.recipe_library import import_recipe_library
 from nnet3py.decoding.library_transducer import read_vector_transducer
 from nnet3py.directories.belonging import TRANSITIONS, require_num_pdfs, require_same_phones, transitions_id
-from nnet3py.errors import UserError
+from nnet3py.errors import UserError, reason
 from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
-from nnet3py.program import reason
 from nnet3py.tables.named_files import require_input, require_output_folder
 from nnet3py.temporary_files import replacing
 from nnet3py.text.lines import read_text, write_text
