@@ -23,10 +23,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from nnet3py.egs.minibatch import Minibatch, SparseLabels
 from nnet3py.gpu.cuda_operations import CudaOperations
 from nnet3py.gpu.trainer import DeviceTrainer
 from nnet3py.nnet.network import Network
+from nnet3py.train.minibatch import Minibatch, SparseLabels
 from nnet3py.train.parameter_update import Method
 from nnet3py.train.trainer import Trainer, TrainerOptions
 

@@ -22,11 +22,11 @@ import numpy as np
 from programs import ROOT, peak_bytes
 
 from nnet3py.driver.report import read_progress
-from nnet3py.egs.minibatch import Minibatch, SparseLabels
 from nnet3py.kept_memory import keep_freed_memory
 from nnet3py.nnet.network import Network
 from nnet3py.tables.holders import INT_VECTOR, MATRIX
 from nnet3py.tables.table import TableWriter
+from nnet3py.train.minibatch import Minibatch, SparseLabels
 from nnet3py.train.trainer import Trainer, TrainerOptions
 
 JOBS = (1, 4, 16, 64)

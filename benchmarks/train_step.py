@@ -20,13 +20,14 @@ import numpy as np
 import timing
 
 from nnet3py import log
-from nnet3py.egs.minibatch import Minibatch, SparseLabels
 from nnet3py.kept_memory import keep_freed_memory
 from nnet3py.kernels import switch
 from nnet3py.nnet.affine import AffineComponent
 from nnet3py.nnet.computation import Computation
-from nnet3py.nnet.network import ComponentNode, Network
+from nnet3py.nnet.network import Network
+from nnet3py.nnet.nodes import ComponentNode
 from nnet3py.nnet.tdnn import TdnnComponent
+from nnet3py.train.minibatch import Minibatch, SparseLabels
 from nnet3py.train.parameter_update import Method
 from nnet3py.train.trainer import Trainer, TrainerOptions
 

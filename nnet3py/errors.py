@@ -8,3 +8,8 @@ class UserError(Exception):
     further lines are what it quotes, the last lines of a job's log say (see :mod:`nnet3py.log`).
     A program prints it as ``ERROR (...)`` and exits with status 1 (see :mod:`nnet3py.program`).
     """
+
+
+def reason(problem: BaseException) -> str:
+    """The short cause of an operating-system error ("No such file or directory"), without its number and path."""
+    return getattr(problem, "strerror", None) or str(problem) or type(problem).__name__

@@ -257,9 +257,9 @@ def accumulate_examples(
     rand_prune: weights below this become it or zero at random, so that their expectation stays and work is saved.
     Raises UserError if there is no data.
     """
-    from nnet3py.egs.minibatch import Minibatch, SparseLabels
     from nnet3py.nnet.component import Phase
     from nnet3py.nnet.computation import ComputationCache
+    from nnet3py.train.minibatch import Minibatch, SparseLabels
 
     if not 0 <= rand_prune < math.inf:
         raise UserError(f"--rand-prune={rand_prune:g} is not possible: give a number from 0 on.")

@@ -30,7 +30,7 @@ for _variable in _BLAS_THREADS:
 import click  # noqa: E402
 
 from nnet3py import log, temporary_files  # noqa: E402
-from nnet3py.errors import UserError  # noqa: E402
+from nnet3py.errors import UserError, reason  # noqa: E402
 from nnet3py.text.any_locale import use_utf8  # noqa: E402
 
 argument = click.argument
@@ -167,11 +167,6 @@ def _read_config_file(path: str) -> list[str]:
     except OSError as problem:
         raise UserError(f"Cannot read the configuration file {path}: {reason(problem)}.") from problem
     return words
-
-
-def reason(problem: BaseException) -> str:
-    """The short cause of an operating-system error ("No such file or directory"), without its number and path."""
-    return getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
 
 
 def program(*, usage: str, example: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:

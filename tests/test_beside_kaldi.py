@@ -12,8 +12,8 @@ import pytest
 from component_examples import EXAMPLES
 from tiny_minibatches import write_examples
 
-from nnet3py.nnet.component import component_class
 from nnet3py.nnet.configuration import ConfigLine
+from nnet3py.nnet.families import component_class
 from nnet3py.nnet.model_file import read_network
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.table import SequentialReader, TableWriter

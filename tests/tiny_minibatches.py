@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from nnet3py.egs.example import EXAMPLE, Example, NnetIo
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.nnet.network import Network
 from nnet3py.tables.sparse_matrix import SparseMatrix
 from nnet3py.tables.table import TableWriter
+from nnet3py.train.minibatch import Minibatch
 
 CONFIG = """
 input-node name=input dim=5

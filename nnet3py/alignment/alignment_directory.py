@@ -29,9 +29,8 @@ from nnet3py.directories import alignment_archives
 from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.normalisation import Normalisation
 from nnet3py.directories.transcripts import read_transcripts
-from nnet3py.errors import UserError
+from nnet3py.errors import UserError, reason
 from nnet3py.nnet.transition_model import write_transition_model_to
-from nnet3py.program import reason
 from nnet3py.tables.basic_types import write_header
 from nnet3py.tables.holders import INT_VECTOR, MATRIX
 from nnet3py.tables.named_files import require_input, require_output_folder

@@ -23,8 +23,7 @@ from typing import Any
 
 from nnet3py.alignment.lexicon import EPSILON, Pronunciation, disambiguated, lexicon_transducer, read_lexicon
 from nnet3py.alignment.topology import topology_text
-from nnet3py.errors import UserError
-from nnet3py.program import reason
+from nnet3py.errors import UserError, reason
 from nnet3py.temporary_files import replacing
 from nnet3py.text.lines import BLANKS, encode, key_and_rest, read_lines, read_text, write_text
 from nnet3py.text.symbols import read_symbols

@@ -32,9 +32,8 @@ from nnet3py.directories.belonging import (
     require_whole_model,
     transitions_id,
 )
-from nnet3py.errors import UserError
+from nnet3py.errors import UserError, reason
 from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
-from nnet3py.program import reason
 from nnet3py.tables.named_files import require_input, require_output_folder
 from nnet3py.tables.transducer import read_transducer_file
 from nnet3py.temporary_files import replacing

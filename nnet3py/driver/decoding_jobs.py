@@ -18,8 +18,7 @@ from nnet3py.driver.experiment import remove_unfinished, termination_interrupts
 from nnet3py.driver.likelihood_jobs import LikelihoodJobs
 from nnet3py.driver.options import DecodeOptions
 from nnet3py.driver.split_data import remove_matching, remove_parts
-from nnet3py.errors import UserError
-from nnet3py.program import reason
+from nnet3py.errors import UserError, reason
 from nnet3py.text.lines import read_text, write_text
 
 _RESULTS = re.compile(r"(?:hyp|wer)_.*|best_acwt|loglikes\.\d+\.ark")

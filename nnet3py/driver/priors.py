@@ -32,6 +32,7 @@ from nnet3py.driver.options import PriorOptions, TrainingOptions
 from nnet3py.driver.preparation import Egs
 from nnet3py.errors import UserError
 from nnet3py.nnet.model_file import read_network
+from nnet3py.nnet.times import network_context
 from nnet3py.tables.named_files import require_input, require_output_folder
 from nnet3py.text.lines import read_number, write_text
 
@@ -194,7 +195,7 @@ def _require_examples_of_model(folder: str, model: str, egs_folder: str) -> None
     info = f"{egs_folder}/info"
     require_same_subsampling(f"{folder}/{_SUBSAMPLING}", f"{info}/{_SUBSAMPLING}", advice)
     network = read_network(model)
-    left, right = network.context()
+    left, right = network_context(network)
     wanted = {
         "feat_dim": ("input dimension", network.input_dim("input")),
         "ivector_dim": ("iVector dimension", network.input_dim("ivector") if network.has_input("ivector") else 0),

@@ -18,7 +18,7 @@ import numpy as np
 
 from nnet3py.egs import encoded_matrix, index_vector
 from nnet3py.egs.incomplete import Incomplete
-from nnet3py.egs.layout import KnownLayouts, Layout
+from nnet3py.egs.layout import KnownLayouts, Layout, Structure, structure_of
 from nnet3py.egs.scan import IoSpan, scan_example
 from nnet3py.errors import UserError
 from nnet3py.tables.basic_types import expect_token, read_header, read_int, read_token
@@ -29,9 +29,6 @@ from nnet3py.tables.streams import Sink, Source
 _END_OF_TEXT = re.compile(rb"</Nnet3Eg>\s")
 _SMALLEST_PEEK = 1 << 12
 _LARGEST_EXAMPLE = 1 << 31
-
-Structure = tuple[tuple[str, int, int, bytes], ...]
-"""Name, rows, columns and index vector of each input and output: what must be equal for examples to be merged."""
 
 
 class EncodedIo(NamedTuple):
@@ -177,19 +174,6 @@ class Example:
             parts = [(encoded_io_head(io.name, io.indexes), encoded_matrix.encode(io.features)) for io in self.ios]
             self._encoded = _encode(parts)
         return self._encoded
-
-
-def structure_of(encoded: bytes, spans: Sequence[IoSpan]) -> Structure:
-    """The structure of an example from its bytes, and where they have its parts."""
-    return tuple(
-        (
-            span.name.decode("utf-8", "replace"),
-            span.rows,
-            encoded_matrix.num_cols(encoded, span.matrix),
-            encoded[span.indexes : span.matrix],
-        )
-        for span in spans
-    )
 
 
 def encoded_io_head(name: str, indexes: np.ndarray) -> bytes:

@@ -9,14 +9,12 @@ What fits no known layout is scanned.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+from nnet3py.egs import encoded_matrix
 from nnet3py.egs.scan import ONE_LABEL, IoSpan, one_label_rows
-
-if TYPE_CHECKING:
-    from nnet3py.egs.example import Structure
 
 _KEY = rb"([^ \t\n\r\f\v]+) \0B("
 _FREE_SIZES = {b"CM ": (8, 8), b"CM2 ": (8, 8), b"CM3 ": (8, 8), b"FM ": (0, 10), b"DM ": (0, 10)}
@@ -24,6 +22,23 @@ _FREE_SIZES = {b"CM ": (8, 8), b"CM2 ": (8, 8), b"CM3 ": (8, 8), b"FM ": (0, 10)
 _LARGEST = 1 << 16
 _MOST_LAYOUTS = 4
 _MOST_TRIED = 64
+
+
+Structure = tuple[tuple[str, int, int, bytes], ...]
+"""Name, rows, columns and index vector of each input and output: what must be equal for examples to be merged."""
+
+
+def structure_of(encoded: bytes, spans: Sequence[IoSpan]) -> Structure:
+    """The structure of an example from its bytes, and where they have its parts."""
+    return tuple(
+        (
+            span.name.decode("utf-8", "replace"),
+            span.rows,
+            encoded_matrix.num_cols(encoded, span.matrix),
+            encoded[span.indexes : span.matrix],
+        )
+        for span in spans
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +56,6 @@ class Layout:
     @cached_property
     def structure(self) -> Structure:
         """What must be equal for two examples to be merged; the same object for all of the layout."""
-        from nnet3py.egs.example import structure_of
-
         return structure_of(self.model, self.spans)
 
     def expression(self) -> bytes | None:

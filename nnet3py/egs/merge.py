@@ -18,7 +18,8 @@ import numpy as np
 
 from nnet3py import log
 from nnet3py.egs import encoded_matrix
-from nnet3py.egs.example import EncodedIo, Example, NnetIo, Structure
+from nnet3py.egs.example import EncodedIo, Example, NnetIo
+from nnet3py.egs.layout import Structure
 from nnet3py.errors import UserError
 from nnet3py.tables.compressed_matrix import compress as compress_matrix
 from nnet3py.tables.general_matrix import GeneralMatrix
@@ -260,7 +261,7 @@ class ExampleMerger:
         log.log(
             f"Processed {total} egs of avg. size {_ratio(rows, total):.4g} into {minibatches} minibatches, discarding "
             f"{_ratio(100 * discarded, total):.4g}% of egs.  Avg minibatch size was {_ratio(merged, minibatches):.4g}, "
-            f"#distinct types of egs/minibatches was {len(by_size)}/"
+            f"#distinct types of train/minibatches was {len(by_size)}/"
             f"{sum(len(counts.minibatches) for _, counts in by_size)}"
         )
 

@@ -34,7 +34,6 @@ import numpy as np
 from scipy.optimize import minimize
 
 from nnet3py import log
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.ensemble.average import require_same_structure
 from nnet3py.ensemble.combine import recompute_statistics
 from nnet3py.errors import UserError
@@ -43,6 +42,7 @@ from nnet3py.nnet.component import Array
 from nnet3py.nnet.model_file import read_network
 from nnet3py.nnet.network import Network
 from nnet3py.train.compute_prob import ComputeProb, set_test_modes
+from nnet3py.train.minibatch import Minibatch
 from nnet3py.train.minibatch_stream import minibatches
 
 _PIECE = 1 << 16  # numbers of a parameter that are added up in double precision at a time

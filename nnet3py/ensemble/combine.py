@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nnet3py import log
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.ensemble.average import require_same_structure
 from nnet3py.errors import UserError
 from nnet3py.nnet.batch_norm import BatchNormComponent
 from nnet3py.nnet.model_file import read_network
 from nnet3py.nnet.network import Network
 from nnet3py.train.compute_prob import ComputeProb, set_test_modes
+from nnet3py.train.minibatch import Minibatch
 from nnet3py.train.minibatch_stream import minibatches
 
 

@@ -42,7 +42,8 @@ from nnet3py.nnet.affine import AffineComponent
 from nnet3py.nnet.component import Array, Component
 from nnet3py.nnet.descriptor import NodeReference
 from nnet3py.nnet.fixed import FixedScaleComponent
-from nnet3py.nnet.network import ComponentNode, DimRangeNode, Network, Node, OutputNode, dependencies
+from nnet3py.nnet.network import Network
+from nnet3py.nnet.nodes import ComponentNode, DimRangeNode, Node, OutputNode, dependencies
 from nnet3py.nnet.nonlinear import LogComponent, LogSoftmaxComponent, SoftmaxComponent
 from nnet3py.nnet.sum_group import SumGroupComponent
 from nnet3py.seed import not_negative

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from nnet3py import log
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Component
 from nnet3py.nnet.network import Network
 from nnet3py.train.compute_prob import ComputeProb, set_test_modes
+from nnet3py.train.minibatch import Minibatch
 
 
 def parameter_differences(old: Network, new: Network) -> dict[str, float]:

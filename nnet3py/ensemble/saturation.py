@@ -30,7 +30,8 @@ from nnet3py.errors import UserError
 from nnet3py.nnet.affine import AffineComponent
 from nnet3py.nnet.component import Array
 from nnet3py.nnet.descriptor import NodeReference
-from nnet3py.nnet.network import ComponentNode, Network, dependencies
+from nnet3py.nnet.network import Network
+from nnet3py.nnet.nodes import ComponentNode, dependencies
 from nnet3py.nnet.nonlinear import NonlinearComponent, RectifiedLinearComponent, SigmoidComponent, TanhComponent
 from nnet3py.nnet.tdnn import TdnnComponent
 

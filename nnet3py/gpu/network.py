@@ -13,8 +13,9 @@ from nnet3py.gpu.component import DeviceComponent, Draws
 from nnet3py.gpu.components import OnHost, device_component
 from nnet3py.gpu.operations import HostOperations
 from nnet3py.nnet.component import Component, Phase
-from nnet3py.nnet.computation import Computation, ComputationCache, Request
+from nnet3py.nnet.computation import Computation, ComputationCache
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.request import Request
 
 
 class DeviceNetwork:

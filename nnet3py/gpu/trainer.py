@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from nnet3py import log
-from nnet3py.egs.minibatch import Minibatch, SparseLabels
 from nnet3py.errors import UserError
 from nnet3py.gpu.component import Draws
 from nnet3py.gpu.components import BatchNorm, Masked
@@ -32,6 +31,7 @@ from nnet3py.nnet.computation import Computation, ComputationCache
 from nnet3py.nnet.network import Network
 from nnet3py.seed import not_negative
 from nnet3py.train.max_change import MaxChangeCounts
+from nnet3py.train.minibatch import Minibatch, SparseLabels
 from nnet3py.train.objective import require_same_dim
 from nnet3py.train.objective_log import ObjectiveLog
 from nnet3py.train.optimizer_state import OptimizerState

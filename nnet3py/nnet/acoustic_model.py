@@ -12,9 +12,11 @@ import numpy as np
 from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array
+from nnet3py.nnet.description import network_info
 from nnet3py.nnet.model_file import is_acoustic_model as is_acoustic_model
 from nnet3py.nnet.model_file import read_network_after_transitions, require_network_name, write_network_to
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.times import network_context
 from nnet3py.nnet.transition_model import (
     EXPECTED,
     TransitionModel,
@@ -51,7 +53,7 @@ class AcousticModel:
     @classmethod
     def of(cls, transition_model: TransitionModel, network: Network) -> AcousticModel:
         """A model without priors. Raises UserError if the network does not have the transition model's pdfs."""
-        left, right = network.context()
+        left, right = network_context(network)
         model = cls(transition_model, network, left, right)
         model.check()
         if transition_model.num_pdfs < model.num_pdfs:
@@ -83,7 +85,7 @@ class AcousticModel:
     def set_network(self, network: Network) -> None:
         """Replace the network; priors of another dimension are dropped, with a warning (Kaldi ``SetNnet``)."""
         self.network = network
-        self.left_context, self.right_context = network.context()
+        self.left_context, self.right_context = network_context(network)
         if self.priors.size not in (0, self.num_pdfs):
             log.warning(
                 f"Removing priors since there is a dimension mismatch after changing the network: "
@@ -107,7 +109,7 @@ class AcousticModel:
                 f"prior-min: {self.priors.min():.6g}",
                 f"prior-max: {self.priors.max():.6g}",
             ]
-        return "\n".join(lines) + "\n# Nnet info follows.\n" + self.network.info()
+        return "\n".join(lines) + "\n# Nnet info follows.\n" + network_info(self.network)
 
 
 def read_acoustic_model(rxfilename: str, check_finite: bool = True) -> AcousticModel:
@@ -133,7 +135,7 @@ def read_acoustic_model(rxfilename: str, check_finite: bool = True) -> AcousticM
         model = AcousticModel(transition_model, network, 0, 0, priors)
         try:
             model.check()
-            model.left_context, model.right_context = network.context()
+            model.left_context, model.right_context = network_context(network)
         except UserError as problem:
             raise UserError(f"{source.name}: {problem}") from problem
         return model

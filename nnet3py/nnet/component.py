@@ -177,7 +177,7 @@ class Update(Protocol):
 
 
 class Component:
-    """Base of all components. Subclasses set ``type_name`` and ``fields`` and are found by :func:`component_class`."""
+    """Base of all components. Subclasses set ``type_name``, by which the network finds them, and ``fields``."""
 
     type_name: ClassVar[str] = ""
     fields: ClassVar[tuple[Field, ...]] = ()
@@ -195,7 +195,7 @@ class Component:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if cls.__dict__.get("type_name"):
-            _REGISTRY[cls.type_name] = cls
+            REGISTRY[cls.type_name] = cls
 
     @classmethod
     def from_config(cls, config: ConfigLine, random: np.random.Generator) -> Component:
@@ -309,17 +309,5 @@ class UpdatableComponent(Component):
         return text
 
 
-_REGISTRY: dict[str, type[Component]] = {}
-
-
-def component_class(type_name: str) -> type[Component]:
-    """The class of a component by Kaldi's type name. Raises UserError for one that nnet3py does not have."""
-    import nnet3py.nnet.families  # noqa: F401  (importing the families registers their classes)
-
-    try:
-        return _REGISTRY[type_name]
-    except KeyError:
-        raise UserError(
-            f"This network has a component of type {type_name}, which nnet3py does not support "
-            f"(supported: {', '.join(sorted(_REGISTRY))})."
-        ) from None
+REGISTRY: dict[str, type[Component]] = {}
+"""The component classes that have been defined, by type name; :mod:`nnet3py.nnet.families` defines them all."""

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from nnet3py.errors import UserError
-from nnet3py.nnet.component import Array, Component, Field, Kind, OldForm, component_class
+from nnet3py.nnet.component import Array, Component, Field, Kind, OldForm
+from nnet3py.nnet.families import component_class
 from nnet3py.tables.basic_types import (
     read_bool,
     read_double,

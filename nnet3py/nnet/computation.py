@@ -14,59 +14,30 @@ Sources: Kaldi src/nnet3/nnet-computation-graph.cc for what can be computed from
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from nnet3py.errors import UserError
-from nnet3py.nnet.component import Array, Component, Layout, Phase, Random, Role, Update
-from nnet3py.nnet.descriptor import Descriptor, Offset, ReplaceIndex, Term
+from nnet3py.nnet.component import Array, Layout, Phase, Random, Role, Update
+from nnet3py.nnet.descriptor import Descriptor, Term
 from nnet3py.nnet.dropout import RandomComponent
-from nnet3py.nnet.network import ComponentNode, DimRangeNode, InputNode, Network, Node, OutputNode, dependencies
+from nnet3py.nnet.network import Network
+from nnet3py.nnet.nodes import ComponentNode, DimRangeNode, InputNode, Node, OutputNode
+from nnet3py.nnet.request import Request
 from nnet3py.nnet.rows import RowSelection
 from nnet3py.nnet.shared_component import collected
-
-
-class Request:
-    """Times at which inputs are given and outputs are wanted, for ``num_sequences`` sequences alike.
-
-    Times are distinct whole numbers; rows of the arrays are in their order (time by time, the sequences within).
-    Requests are equal, and hash alike, if they ask for the same.
-    """
-
-    def __init__(
-        self,
-        inputs: Mapping[str, Sequence[int] | Array],
-        outputs: Mapping[str, Sequence[int] | Array],
-        num_sequences: int = 1,
-    ) -> None:
-        self.inputs = {name: np.asarray(times, dtype=np.int64) for name, times in inputs.items()}
-        self.outputs = {name: np.asarray(times, dtype=np.int64) for name, times in outputs.items()}
-        self.num_sequences = int(num_sequences)
-        for name, times in [*self.inputs.items(), *self.outputs.items()]:
-            if times.ndim != 1 or len(times) == 0 or len(np.unique(times)) != len(times):
-                raise UserError(f"Expected distinct times of {name}, at least one; found {_spell(times.ravel())}.")
-        self._key = (
-            tuple((name, times.tobytes()) for name, times in sorted(self.inputs.items())),
-            tuple((name, times.tobytes()) for name, times in sorted(self.outputs.items())),
-            self.num_sequences,
-        )
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Request) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-
-def _spell(times: Array) -> str:
-    """Times in few words, for messages."""
-    if len(times) > 2 and (np.diff(times) == 1).all():
-        return f"{times[0]} to {times[-1]}"
-    words = [str(time) for time in times[:8]]
-    return ", ".join(words) + (", ..." if len(times) > 8 else "") if words else "none"
+from nnet3py.nnet.times import (
+    input_times_of,
+    is_in,
+    needed_times,
+    possible_times,
+    require_outputs,
+    topological,
+    wanted_times,
+)
 
 
 @dataclass(frozen=True)
@@ -220,11 +191,11 @@ class Computation:
         self.network = network
         self.request = request
         _require_names(network, request)
-        order = _topological(network, list(request.outputs))
-        wanted = _wanted_times(network, order, request.outputs)
-        possible = _possible_times(network, order, wanted, request.inputs)
-        _require_outputs(network, request, wanted, possible)
-        self._times = _needed_times(network, order, request, possible)
+        order = topological(network, list(request.outputs))
+        wanted = wanted_times(network, order, request.outputs)
+        possible = possible_times(network, order, wanted, request.inputs)
+        require_outputs(network, request, wanted, possible)
+        self._times = needed_times(network, order, request, possible)
         self._shapes = {
             name: (len(times) * request.num_sequences, network.node_dim(name)) for name, times in self._times.items()
         }
@@ -237,7 +208,7 @@ class Computation:
             return _Step(node, self._compile(node.input, self.request.outputs[node.name], possible))
         if isinstance(node, ComponentNode):
             component = self.network.components[node.component]
-            input_times = _input_times(component, times)
+            input_times = input_times_of(component, times)
             layout = Layout(input_times.tolist(), times.tolist(), self.request.num_sequences)
             return _Step(node, self._compile(node.input, input_times, possible), layout)
         return _Step(node)
@@ -247,7 +218,7 @@ class Computation:
         parts: list[_Part] = []
         first = 0
         for piece in descriptor.parts():
-            _, terms = piece.resolve(times, positions, _is_in(possible))
+            _, terms = piece.resolve(times, positions, is_in(possible))
             last = first + piece.dim(self.network.node_dim)
             compiled = tuple(self._compile_term(term, positions) for term in terms)
             parts.append(_Part(first, last, piece.constant(), compiled))
@@ -467,51 +438,6 @@ class ComputationCache:
         return plan
 
 
-def required_input_times(network: Network, output: str, times: Iterable[int] | Array) -> dict[str, Array]:
-    """By input, the times (ascending) that an output at ``times`` reads, if every input is there at all times."""
-    outputs = {output: np.unique(np.asarray(list(times), dtype=np.int64))}
-    order = _topological(network, [output])
-    wanted = _wanted_times(network, order, outputs)
-    given = {node.name: wanted[node.name] for node in order if isinstance(node, InputNode) and node.name in wanted}
-    possible = _possible_times(network, order, wanted, given)
-    needed = _needed_times(network, order, Request({}, outputs, 1), possible)
-    return {name: needed[name] for name in given if name in needed}
-
-
-_WINDOWS = (40, 80, 160, 320, 640)
-
-
-def network_context(network: Network) -> tuple[int, int]:
-    """Frames of ``input`` before and after an output frame that it needs, the most over all shifts of the time.
-
-    Worked out as Kaldi does it, from the frames at either end of a window that cannot be computed, so that what is
-    optional (``IfDefined``) is not counted. Raises UserError if that is 640 frames or more.
-    """
-    modulus = network.modulus()
-    for window in _WINDOWS:
-        found = [_context_in_window(network, start, window) for start in range(modulus)]
-        if all(found):
-            contexts = [context for context in found if context is not None]
-            return max(left for left, _ in contexts), max(right for _, right in contexts)
-    raise UserError(f"No frame of the network's output can be computed from {_WINDOWS[-1]} frames of input.")
-
-
-def _context_in_window(network: Network, start: int, window: int) -> tuple[int, int] | None:
-    times = np.arange(start, start + window)
-    order = _topological(network, ["output"])
-    wanted = _wanted_times(network, order, {"output": times})
-    given = {"input": times}
-    for node in network.input_nodes():
-        if node.name != "input":
-            given[node.name] = np.arange(start - network.modulus(), start + window)
-    possible = _possible_times(network, order, wanted, given)["output"]
-    if len(possible) == 0:
-        return None
-    gaps = np.flatnonzero(np.diff(possible) != 1)
-    last = possible[gaps[0]] if len(gaps) else possible[-1]
-    return int(possible[0] - start), int(start + window - 1 - last)
-
-
 def _require_names(network: Network, request: Request) -> None:
     for name in request.inputs:
         if not network.has_input(name):
@@ -521,164 +447,6 @@ def _require_names(network: Network, request: Request) -> None:
         if not network.has_output(name):
             names = ", ".join(node.name for node in network.output_nodes())
             raise UserError(f"The data have an output {name}, but the network has none of that name (only {names}).")
-
-
-def _topological(network: Network, outputs: list[str]) -> list[Node]:
-    """The nodes that the outputs depend on, each after those it reads. Raises UserError for a recurrent network."""
-    nodes = {node.name: node for node in network.nodes}
-    order: list[Node] = []
-    state: dict[str, str] = {}
-    stack: list[tuple[str, bool]] = [(name, False) for name in reversed(outputs)]
-    while stack:
-        name, done = stack.pop()
-        if done:
-            state[name] = "done"
-            order.append(nodes[name])
-        elif name not in state:
-            state[name] = "open"
-            stack.append((name, True))
-            for source in reversed(list(dependencies(nodes[name]))):
-                if state.get(source) == "open":
-                    raise UserError(f"The network is recurrent, which is not supported: a cycle runs through {source}.")
-                stack.append((source, False))
-    return order
-
-
-def _input_times(component: Component, times: Array) -> Array:
-    if type(component).input_times is Component.input_times:
-        return times
-    return np.asarray(component.input_times(times.tolist()), dtype=np.int64)
-
-
-def _wanted_times(network: Network, order: list[Node], outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """By node, the times (ascending) that it may be read at, optional uses included."""
-    collected: dict[str, list[Array]] = {name: [times] for name, times in outputs.items()}
-    wanted: dict[str, Array] = {}
-    for node in reversed(order):
-        if node.name not in collected:
-            continue
-        times = wanted[node.name] = np.unique(np.concatenate(collected[node.name]))
-        if isinstance(node, DimRangeNode):
-            collected.setdefault(node.input_node, []).append(times)
-        elif isinstance(node, (ComponentNode, OutputNode)):
-            _require_no_x(node)
-            if isinstance(node, ComponentNode):
-                times = _input_times(network.components[node.component], times)
-            for source, source_times in node.input.dependencies(times):
-                collected.setdefault(source, []).append(source_times)
-    return wanted
-
-
-def _require_no_x(node: ComponentNode | OutputNode) -> None:
-    waiting = [node.input]
-    while waiting:
-        descriptor = waiting.pop()
-        replaces_x = isinstance(descriptor, ReplaceIndex) and descriptor.variable != "t"
-        if replaces_x or (isinstance(descriptor, Offset) and descriptor.x):
-            raise UserError(f"Node {node.name}: {descriptor} uses the index x, which nnet3py does not support.")
-        waiting.extend(descriptor.children())
-
-
-def _is_in(possible: Mapping[str, Array]) -> Any:
-    nothing = np.zeros(0, np.int64)
-    return lambda node, times: _among(times, possible.get(node, nothing))
-
-
-def _among(times: Array, ascending: Array) -> Array:
-    """Which of ``times`` are in ``ascending`` (bool); several times as fast as numpy.isin on a few hundred."""
-    if len(ascending) == 0:
-        return np.zeros(len(times), bool)
-    nearest = np.searchsorted(ascending, times)
-    found: Array = ascending[np.minimum(nearest, len(ascending) - 1)] == times
-    return found
-
-
-def _possible_times(
-    network: Network, order: list[Node], wanted: Mapping[str, Array], inputs: Mapping[str, Array]
-) -> dict[str, Array]:
-    """By node, which of its wanted times it can be computed at, given the inputs' times."""
-    possible: dict[str, Array] = {}
-    for node in order:
-        times = wanted.get(node.name)
-        if times is None:
-            continue
-        if isinstance(node, InputNode):
-            mask = _among(times, np.sort(inputs.get(node.name, np.zeros(0, np.int64))))
-        elif isinstance(node, DimRangeNode):
-            mask = _among(times, possible[node.input_node])
-        else:
-            mask = _computable(network, node, times, possible)
-        possible[node.name] = times[mask]
-    return possible
-
-
-def _computable(
-    network: Network, node: ComponentNode | OutputNode, times: Array, possible: Mapping[str, Array]
-) -> Array:
-    """Which of ``times`` a node's value can be computed at."""
-    component = network.components[node.component] if isinstance(node, ComponentNode) else None
-    own_times = component is not None and type(component).input_times is not Component.input_times
-    inner = _input_times(component, times) if component is not None else times
-    mask = np.ones(len(inner), bool)
-    for piece in node.input.parts():
-        mask &= piece.resolve(inner, np.arange(len(inner)), _is_in(possible))[0]
-    if component is None or not own_times:
-        return mask
-    available = set(inner[mask].tolist())
-    return np.array([available.issuperset(component.input_times([time])) for time in times.tolist()], dtype=bool)
-
-
-def _require_outputs(
-    network: Network, request: Request, wanted: Mapping[str, Array], possible: Mapping[str, Array]
-) -> None:
-    for name, times in request.outputs.items():
-        missing = times[~np.isin(times, possible[name])]
-        if len(missing) == 0:
-            continue
-        for node in network.input_nodes():
-            if node.name not in request.inputs and len(wanted.get(node.name, ())):
-                raise UserError(
-                    f"Output {name} cannot be computed: the network needs the input '{node.name}', of dimension "
-                    f"{node.dim}, and what is given has only {', '.join(request.inputs)}. Are they of this network?"
-                )
-        for source, given in request.inputs.items():
-            lacking = wanted.get(source, given)
-            lacking = lacking[~np.isin(lacking, given)]
-            if len(lacking):
-                raise UserError(
-                    f"Output {name} at time {_spell(missing)} cannot be computed: input {source} is given at times "
-                    f"{_spell(given)}, and {_spell(lacking)} are missing. Give more context."
-                )
-        raise UserError(f"Output {name} at time {_spell(missing)} cannot be computed from {', '.join(request.inputs)}.")
-
-
-def _needed_times(
-    network: Network, order: list[Node], request: Request, possible: Mapping[str, Array]
-) -> dict[str, Array]:
-    """By node, the times (ascending) that are computed; inputs have all the times they are given at."""
-    collected: dict[str, list[Array]] = {name: [times] for name, times in request.outputs.items()}
-    needed: dict[str, Array] = {}
-    for node in reversed(order):
-        if node.name not in collected:
-            continue
-        times = np.unique(np.concatenate(collected[node.name]))
-        if isinstance(node, InputNode) and node.name in request.inputs:
-            times = np.sort(request.inputs[node.name])
-        if len(times) == 0:
-            continue
-        needed[node.name] = times
-        if isinstance(node, DimRangeNode):
-            collected.setdefault(node.input_node, []).append(times)
-        elif isinstance(node, (ComponentNode, OutputNode)):
-            if isinstance(node, ComponentNode):
-                times = _input_times(network.components[node.component], times)
-            for piece in node.input.parts():
-                for term in piece.resolve(times, np.arange(len(times)), _is_in(possible))[1]:
-                    collected.setdefault(term.node, []).append(term.times)
-    for node in order:
-        if isinstance(node, DimRangeNode) and node.name in needed:
-            needed[node.name] = needed[node.input_node]  # columns of all its rows: there is nothing to compute
-    return needed
 
 
 def _sources(step: _Step) -> set[str]:

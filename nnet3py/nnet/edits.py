@@ -20,14 +20,8 @@ from nnet3py.nnet.configuration import ConfigLine, config_lines, read_config
 from nnet3py.nnet.dropout import DropoutComponent, GeneralDropoutComponent, RandomComponent
 from nnet3py.nnet.fixed import FixedAffineComponent
 from nnet3py.nnet.low_rank import Bottleneck, reduce_ranks, split_layers
-from nnet3py.nnet.network import (
-    ComponentNode,
-    DimRangeNode,
-    Network,
-    Node,
-    OutputNode,
-    is_valid_name,
-)
+from nnet3py.nnet.network import Network
+from nnet3py.nnet.nodes import ComponentNode, DimRangeNode, Node, OutputNode, is_valid_name
 from nnet3py.text.lines import lines_of
 
 

@@ -20,11 +20,12 @@ import h5py
 import numpy as np
 
 from nnet3py.errors import UserError
-from nnet3py.nnet.component import Array, Component, Field, Kind, component_class
+from nnet3py.nnet.component import Array, Component, Field, Kind
 from nnet3py.nnet.component_fields import ARRAY_KINDS, NORMALISED_KINDS, assemble, stored_values
+from nnet3py.nnet.families import component_class
 from nnet3py.nnet.hdf5_reading import child_group, opened, require_layout, stored_array
-from nnet3py.nnet.model_file import build_network
-from nnet3py.nnet.network import Network, is_valid_name
+from nnet3py.nnet.network import Network, build_network
+from nnet3py.nnet.nodes import is_valid_name
 from nnet3py.tables.streams import Sink, Source
 from nnet3py.text.lines import lines_of
 

@@ -19,7 +19,8 @@ from nnet3py.errors import UserError
 from nnet3py.nnet.affine import AffineComponent, LinearComponent, NaturalGradientAffineComponent
 from nnet3py.nnet.component import UPDATABLE_FIELDS, Array, UpdatableComponent
 from nnet3py.nnet.descriptor import Descriptor, NodeReference
-from nnet3py.nnet.network import ComponentNode, DimRangeNode, InputNode, Network, Node, OutputNode
+from nnet3py.nnet.network import Network
+from nnet3py.nnet.nodes import ComponentNode, DimRangeNode, InputNode, Node, OutputNode
 
 
 @dataclass(frozen=True)

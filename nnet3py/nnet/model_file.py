@@ -9,13 +9,11 @@ Source of the form: Kaldi src/nnet3/nnet-nnet.cc, ``Nnet::Read`` and ``Nnet::Wri
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Component
 from nnet3py.nnet.component_fields import read_component, write_component
-from nnet3py.nnet.configuration import config_lines
-from nnet3py.nnet.network import Network, is_valid_name, node_of_line
+from nnet3py.nnet.network import Network, build_network
+from nnet3py.nnet.nodes import is_valid_name
 from nnet3py.tables.basic_types import (
     expect_token,
     peek_token,
@@ -143,25 +141,6 @@ def _read_config_lines(source: Source) -> list[str]:
             lines.append(line.decode("utf-8"))
         except UnicodeDecodeError:
             raise source.error("expected a configuration line in UTF-8, found other bytes.", place) from None
-
-
-def build_network(lines: Iterable[str], components: dict[str, Component], where: str) -> Network:
-    """A network of the node lines of a model file and its components, checked.
-
-    Raises:
-        UserError: a line is not understood, or the parts do not fit. Component lines are refused: a model file
-            must not make components of other files, or start the commands that such lines may name.
-    """
-    nodes = []
-    for line in config_lines(lines, f"{where}, configuration line"):
-        if line.first_word == "component":
-            raise line.error("a model file defines nodes only here")
-        nodes.append(node_of_line(line))
-        if not is_valid_name(nodes[-1].name):
-            raise line.error(f"{nodes[-1].name!r} is not a valid name")
-    network = Network(components, nodes)
-    network.check(where)
-    return network
 
 
 def write_network(wxfilename: str, network: Network, binary: bool = True) -> None:

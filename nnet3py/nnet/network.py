@@ -11,66 +11,27 @@ from __future__ import annotations
 
 import copy
 import math
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 
-import nnet3py.nnet.families  # noqa: F401  (registers every component type)
 from nnet3py.errors import UserError
-from nnet3py.nnet.component import Component, Role, component_class
+from nnet3py.nnet.arithmetic import add_component, scale_component
+from nnet3py.nnet.component import Component, Role
 from nnet3py.nnet.configuration import ConfigLine, config_lines
-from nnet3py.nnet.descriptor import Descriptor, parse_descriptor
+from nnet3py.nnet.families import component_class
+from nnet3py.nnet.nodes import (
+    ComponentNode,
+    DimRangeNode,
+    InputNode,
+    Node,
+    OutputNode,
+    dependencies,
+    is_valid_name,
+    node_of_line,
+)
 from nnet3py.seed import not_negative
 from nnet3py.text.lines import lines_of
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_OBJECTIVES = ("linear", "quadratic")
-
-
-@dataclass(frozen=True)
-class InputNode:
-    """Data from outside, ``dim`` columns."""
-
-    name: str
-    dim: int
-
-
-@dataclass(frozen=True)
-class ComponentNode:
-    """The component named ``component`` applied to what ``input`` describes."""
-
-    name: str
-    component: str
-    input: Descriptor
-
-
-@dataclass(frozen=True)
-class DimRangeNode:
-    """Columns ``dim_offset`` to ``dim_offset + dim`` of the node ``input_node``."""
-
-    name: str
-    input_node: str
-    dim_offset: int
-    dim: int
-
-
-@dataclass(frozen=True)
-class OutputNode:
-    """What leaves the network; ``objective`` is ``linear`` or ``quadratic``."""
-
-    name: str
-    input: Descriptor
-    objective: str = "linear"
-
-
-Node = InputNode | ComponentNode | DimRangeNode | OutputNode
-
-
-def is_valid_name(name: str) -> bool:
-    """Whether a node or component may be called so: a letter or ``_``, then letters, digits, ``_``, ``-``, ``.``."""
-    return _NAME.fullmatch(name) is not None
 
 
 class Network:
@@ -210,21 +171,6 @@ class Network:
         inputs = {node.name for node in self.input_nodes()}
         return self.has_output("output") and "input" in inputs and (len(inputs) == 1 or "ivector" in inputs)
 
-    def context(self) -> tuple[int, int]:
-        """Frames to the left and right that an output frame needs (Kaldi ``ComputeSimpleNnetContext``).
-
-        Raises:
-            UserError: the network is not simple (:meth:`is_simple`).
-        """
-        from nnet3py.nnet.computation import network_context
-
-        if not self.is_simple():
-            raise UserError(
-                "The context of a network is defined for one with an input named input (and perhaps ivector) and an "
-                "output named output; this one has the nodes " + ", ".join(n.name for n in self.nodes) + "."
-            )
-        return network_context(self)
-
     def copy(self) -> Network:
         """A network with its own parameters."""
         return Network(copy.deepcopy(self.components), self.nodes)
@@ -239,8 +185,6 @@ class Network:
 
     def scale(self, scale: float) -> None:
         """Multiply parameters and statistics (Kaldi ``ScaleNnet``)."""
-        from nnet3py.nnet.arithmetic import scale_component
-
         for component in self.components.values():
             scale_component(component, scale)
 
@@ -250,8 +194,6 @@ class Network:
         Raises:
             UserError: the two differ in structure (:meth:`difference`).
         """
-        from nnet3py.nnet.arithmetic import add_component
-
         difference = self.difference(other)
         if difference:
             raise UserError(f"The networks differ in structure: {difference}.")
@@ -273,17 +215,6 @@ class Network:
             if shapes != rivals:
                 return f"component {name} has parameters of the shapes {shapes} in one, {rivals} in the other"
         return ""
-
-    def info(self) -> str:
-        """Several lines of text, as ``nnet3-info`` prints them."""
-        lines = []
-        if self.is_simple():
-            left, right = self.context()
-            lines += [f"left-context: {left}", f"right-context: {right}"]
-        lines += [f"num-parameters: {self.num_parameters()}", f"modulus: {self.modulus()}"]
-        lines += self.config_lines(include_dims=True)
-        lines += [f"component name={name} type={component.info()}" for name, component in self.components.items()]
-        return "\n".join(lines) + "\n"
 
     def check(self, where: str = "") -> None:
         """Raise UserError unless all names exist, dimensions agree and no node depends on itself."""
@@ -376,14 +307,6 @@ class Network:
         return [name for name in self.components if name not in used]
 
 
-def dependencies(node: Node) -> Iterator[str]:
-    """Names of the nodes that a node reads directly."""
-    if isinstance(node, DimRangeNode):
-        yield node.input_node
-    elif isinstance(node, (ComponentNode, OutputNode)):
-        yield from node.input.node_names()
-
-
 def _component_of_line(line: ConfigLine, random: np.random.Generator) -> Component:
     type_name = line.text_value("type")
     try:
@@ -396,32 +319,20 @@ def _component_of_line(line: ConfigLine, random: np.random.Generator) -> Compone
     return component
 
 
-def node_of_line(line: ConfigLine) -> Node:
-    """The node that a configuration line defines. Raises UserError if it defines none."""
-    name = line.text_value("name")
-    node: Node
-    if line.first_word == "input-node":
-        node = InputNode(name, line.positive("dim"))
-    elif line.first_word == "component-node":
-        node = ComponentNode(name, line.text_value("component"), _descriptor(line))
-    elif line.first_word == "dim-range-node":
-        node = DimRangeNode(name, line.text_value("input-node"), line.integer("dim-offset"), line.positive("dim"))
-    elif line.first_word == "output-node":
-        objective = line.text_value("objective", "linear")
-        if objective not in _OBJECTIVES:
-            raise line.error(f"objective={objective} is neither linear nor quadratic")
-        node = OutputNode(name, _descriptor(line), objective)
-    else:
-        raise line.error(
-            "expected a line that starts with component, input-node, component-node, dim-range-node or output-node"
-        )
-    line.finish()
-    return node
+def build_network(lines: Iterable[str], components: dict[str, Component], where: str) -> Network:
+    """A network of the node lines of a model file and its components, checked.
 
-
-def _descriptor(line: ConfigLine) -> Descriptor:
-    text = line.text_value("input")
-    try:
-        return parse_descriptor(text)
-    except UserError as problem:
-        raise line.error(str(problem).rstrip(".")) from problem
+    Raises:
+        UserError: a line is not understood, or the parts do not fit. Component lines are refused: a model file
+            must not make components of other files, or start the commands that such lines may name.
+    """
+    nodes = []
+    for line in config_lines(lines, f"{where}, configuration line"):
+        if line.first_word == "component":
+            raise line.error("a model file defines nodes only here")
+        nodes.append(node_of_line(line))
+        if not is_valid_name(nodes[-1].name):
+            raise line.error(f"{nodes[-1].name!r} is not a valid name")
+    network = Network(components, nodes)
+    network.check(where)
+    return network

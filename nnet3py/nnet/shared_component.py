@@ -17,7 +17,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from nnet3py.nnet.component import Array, Update
-from nnet3py.nnet.network import ComponentNode, Network
+from nnet3py.nnet.network import Network
+from nnet3py.nnet.nodes import ComponentNode
 
 
 class CollectedUpdate:

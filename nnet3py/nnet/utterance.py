@@ -18,8 +18,10 @@ from nnet3py import log
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array, Phase
 from nnet3py.nnet.component_fields import is_finite
-from nnet3py.nnet.computation import ComputationCache, Computations, Request
+from nnet3py.nnet.computation import ComputationCache, Computations
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.request import Request
+from nnet3py.nnet.times import network_context
 
 _MOST_CHUNKS = 64
 _MOST_PLANS = 256  # one for each number of chunks computed together, one for each length of a last chunk
@@ -89,7 +91,7 @@ class UtteranceComputer:
         options = options or ChunkOptions()
         options.check()
         self._network = network
-        self._left, self._right = network.context()
+        self._left, self._right = network_context(network)
         self._options = replace(options, frames_per_chunk=_rounded_chunk(options, network.modulus()))
         self._offset = _offset_of_priors(log_priors, network.output_dim("output"))
         self._scale = acoustic_scale

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnet3py.errors import UserError
-from nnet3py.tables.basic_types import read_token, shown, write_token
+from nnet3py.tables.basic_types import shown, write_token
 from nnet3py.tables.streams import Sink, Source
 
 PERCENTILES = 1  # the form CM, with a header for each column
@@ -356,19 +356,6 @@ def _replace(values: Float32, others: Float32, mask: NDArray[np.int32]) -> None:
     bits ^= difference
 
 
-def read_compressed_matrix(source: Source, binary: bool) -> CompressedMatrix:
-    """A compressed matrix; one that is stored in full is compressed by the automatic method, as in Kaldi.
-
-    Raises:
-        UserError: the data are not a matrix, or end too early.
-    """
-    from nnet3py.tables.matrix import read_matrix  # which itself reads compressed matrices
-
-    if not binary or source.peek(1) != b"C":
-        return compress(read_matrix(source, binary))
-    return read_compressed_body(source, read_token(source, True))
-
-
 def read_compressed_body(source: Source, token: str) -> CompressedMatrix:
     """What follows the token ``CM``, ``CM2`` or ``CM3``."""
     form = _TOKENS.get(token)
@@ -389,13 +376,8 @@ def read_compressed_body(source: Source, token: str) -> CompressedMatrix:
     return CompressedMatrix(form, np.float32(min_value), np.float32(extent), rows, columns, headers, data)
 
 
-def write_compressed_matrix(sink: Sink, matrix: CompressedMatrix, binary: bool) -> None:
-    """A compressed matrix; in text it is expanded."""
-    if not binary:
-        from nnet3py.tables.matrix import matrix_text
-
-        sink.write(matrix_text(matrix.to_array()))
-        return
+def write_compressed_body(sink: Sink, matrix: CompressedMatrix) -> None:
+    """A compressed matrix in binary, its token first."""
     if matrix.num_rows == 0:
         write_token(sink, True, "CM")
         sink.write(_HEADER.pack(0, 0, 0, 0))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnet3py.tables.compressed_matrix import CompressedMatrix, read_compressed_matrix, write_compressed_matrix
-from nnet3py.tables.matrix import read_matrix, write_matrix
+from nnet3py.tables.basic_types import read_token
+from nnet3py.tables.compressed_matrix import CompressedMatrix, compress, read_compressed_body, write_compressed_body
+from nnet3py.tables.matrix import matrix_text, read_matrix, write_matrix
 from nnet3py.tables.sparse_matrix import SparseMatrix, read_sparse_matrix, write_sparse_matrix
 from nnet3py.tables.streams import Sink, Source
 
@@ -45,6 +46,25 @@ def write_general_matrix(sink: Sink, matrix: GeneralMatrix, binary: bool) -> Non
         write_compressed_matrix(sink, matrix, binary)
     else:
         write_sparse_matrix(sink, matrix, binary)
+
+
+def write_compressed_matrix(sink: Sink, matrix: CompressedMatrix, binary: bool) -> None:
+    """A compressed matrix; in text it is expanded."""
+    if binary:
+        write_compressed_body(sink, matrix)
+    else:
+        sink.write(matrix_text(matrix.to_array()))
+
+
+def read_compressed_matrix(source: Source, binary: bool) -> CompressedMatrix:
+    """A compressed matrix; one that is stored in full is compressed by the automatic method, as in Kaldi.
+
+    Raises:
+        UserError: the data are not a matrix, or end too early.
+    """
+    if not binary or source.peek(1) != b"C":
+        return compress(read_matrix(source, binary))
+    return read_compressed_body(source, read_token(source, True))
 
 
 def to_array(matrix: GeneralMatrix) -> NDArray[Any]:

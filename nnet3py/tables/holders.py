@@ -30,8 +30,15 @@ from nnet3py.tables.basic_types import (
     write_header,
     write_int,
 )
-from nnet3py.tables.compressed_matrix import CompressedMatrix, compress, read_compressed_matrix, write_compressed_matrix
-from nnet3py.tables.general_matrix import GeneralMatrix, read_general_matrix, to_array, write_general_matrix
+from nnet3py.tables.compressed_matrix import CompressedMatrix, compress
+from nnet3py.tables.general_matrix import (
+    GeneralMatrix,
+    read_compressed_matrix,
+    read_general_matrix,
+    to_array,
+    write_compressed_matrix,
+    write_general_matrix,
+)
 from nnet3py.tables.matrix import read_matrix, read_vector, write_matrix, write_vector
 from nnet3py.tables.posterior import Posterior, read_posterior, write_posterior
 from nnet3py.tables.streams import Sink, Source

@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnet3py import temporary_files
-from nnet3py.errors import UserError
-from nnet3py.program import reason
+from nnet3py.errors import UserError, reason
 from nnet3py.text.expectation import Expected, Origin, certain_misfit, misfit
 from nnet3py.text.file_kind import FIRST_BYTES
 from nnet3py.text.lines import BLANKS

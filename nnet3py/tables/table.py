@@ -26,8 +26,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from nnet3py import log
-from nnet3py.errors import UserError
-from nnet3py.program import reason
+from nnet3py.errors import UserError, reason
 from nnet3py.tables.streams import Sink, Source, open_input, open_output, split_offset
 from nnet3py.text.expectation import Expected
 from nnet3py.text.file_kind import Form, describe

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnet3py import log
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.nnet.batch_norm import BatchNormComponent
 from nnet3py.nnet.component import Array, Phase
 from nnet3py.nnet.computation import ComputationCache
 from nnet3py.nnet.dropout import RandomComponent
 from nnet3py.nnet.network import Network
+from nnet3py.train.minibatch import Minibatch
 from nnet3py.train.objective import accuracy, objective
 
 if TYPE_CHECKING:

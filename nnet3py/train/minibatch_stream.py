@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from nnet3py.egs.example import EXAMPLE, Example
 from nnet3py.egs.merge import ExampleMerger, MinibatchSizes
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.egs.read_ahead import read_ahead
 from nnet3py.egs.shuffle import shuffled
 from nnet3py.errors import UserError
 from nnet3py.nnet.network import Network
 from nnet3py.tables.table import SequentialReader
+from nnet3py.train.minibatch import Minibatch
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnet3py.egs.minibatch import SparseLabels
 from nnet3py.errors import UserError
+from nnet3py.train.minibatch import SparseLabels
 from nnet3py.train.natural_gradient import squared_frobenius_norm
 
 Array = np.ndarray

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nnet3py import log
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.kept_memory import keep_freed_memory
 from nnet3py.nnet.network import Network
+from nnet3py.train.minibatch import Minibatch
 from nnet3py.train.optimizer_state import OptimizerState
 from nnet3py.train.threads import train_in_threads
 from nnet3py.train.trainer import Trainer, TrainerOptions

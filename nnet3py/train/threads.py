@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from nnet3py.egs.minibatch import Minibatch
+from nnet3py.train.minibatch import Minibatch
 from nnet3py.train.trainer import Trainer
 
 _END_SECONDS = 1.0

@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnet3py import log
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.nnet.arithmetic import add_statistics, scale_component
 from nnet3py.nnet.batch_norm import BatchNormComponent
@@ -35,6 +34,7 @@ from nnet3py.nnet.in_place import add_scaled
 from nnet3py.nnet.network import Network
 from nnet3py.seed import not_negative
 from nnet3py.train.max_change import MaxChangeCounts, limited_scales
+from nnet3py.train.minibatch import Minibatch
 from nnet3py.train.objective import objective
 from nnet3py.train.objective_log import ObjectiveLog
 from nnet3py.train.optimizer_state import OptimizerState

@@ -6,6 +6,7 @@ import pytest
 
 from nnet3py.driver.learning_rate_factors import edits, parse_learning_rate_factors, require_matches
 from nnet3py.errors import UserError
+from nnet3py.nnet.description import network_info
 from nnet3py.nnet.edits import Changes, change
 from nnet3py.nnet.network import Network
 
@@ -51,7 +52,7 @@ def test_what_is_no_pattern_and_number_is_refused(text: str) -> None:
 
 
 def test_a_pattern_must_match_a_trained_component_of_now_or_later() -> None:
-    info = Network.from_config(CONFIG).info()
+    info = network_info(Network.from_config(CONFIG))
     added = [
         "# component name=affine9\n  component  type=AffineComponent name=affine2 input-dim=3\ncomponent-node name=n"
     ]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from nnet3py.egs.example import EXAMPLE, Example, NnetIo
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.ensemble.combine import CombineOptions, combine
 from nnet3py.ensemble.progress import objective_changes, parameter_differences, parameter_norms
 from nnet3py.errors import UserError
@@ -17,6 +16,7 @@ from nnet3py.nnet.batch_norm import BatchNormComponent
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.nnet.network import Network
 from nnet3py.tables.table import TableWriter
+from nnet3py.train.minibatch import Minibatch
 
 CONFIG = """
 input-node name=input dim=2

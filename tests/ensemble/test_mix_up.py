@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 
 from nnet3py.egs.example import Example, NnetIo
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.ensemble.mix_up import MixUpOptions, mix_up, split_targets
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Phase
-from nnet3py.nnet.computation import Computation, Request
+from nnet3py.nnet.computation import Computation
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.request import Request
 from nnet3py.tables.basic_types import write_header
 from nnet3py.tables.matrix import write_vector
 from nnet3py.tables.sparse_matrix import SparseMatrix
 from nnet3py.tables.streams import open_output
 from nnet3py.train.compute_prob import ComputeProb
+from nnet3py.train.minibatch import Minibatch
 
 CLASSES = 4
 COUNTS = np.array([800.0, 90.0, 0.0, 3000.0])

@@ -12,9 +12,10 @@ from scipy.special import expit
 from nnet3py.ensemble.saturation import FixOptions, fix
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Phase
-from nnet3py.nnet.computation import Computation, Request
+from nnet3py.nnet.computation import Computation
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.request import Request
 
 WEIGHTS = np.array([0.1, 2.0, 8.0, 30.0], np.float32)  # in the linear part, in between, and two that are saturated
 BIASES = np.array([0.05, -0.3, 0.5, -3.2], np.float32)

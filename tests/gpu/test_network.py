@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from tiny_minibatches import minibatch, tiny_network, write_examples
 
-from nnet3py.egs.network_output import compute_examples
 from nnet3py.errors import UserError
 from nnet3py.gpu import components, device
 from nnet3py.gpu.network import DeviceComputations
 from nnet3py.gpu.operations import HostOperations
 from nnet3py.nnet import component
-from nnet3py.nnet.component import component_class
+from nnet3py.nnet.families import component_class
 from nnet3py.nnet.network import Network
 from nnet3py.nnet.utterance import UtteranceComputer
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.table import SequentialReader
+from nnet3py.train.network_output import compute_examples
 from nnet3py.train.trainer import Trainer, TrainerOptions
 
 NORMALISED = """
@@ -130,6 +130,6 @@ def test_a_precision_that_is_none_is_an_error() -> None:
 
 def test_every_component_has_a_version_for_the_device() -> None:
     component_class("AffineComponent")  # the families are imported
-    assert len(component._REGISTRY) > 30
+    assert len(component.REGISTRY) > 30
     on_device = tuple(kind for kind, _ in components._KINDS)
-    assert [name for name, kind in component._REGISTRY.items() if not issubclass(kind, on_device)] == []
+    assert [name for name, kind in component.REGISTRY.items() if not issubclass(kind, on_device)] == []

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from tiny_minibatches import minibatch, tiny_network
 
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.gpu import components
 from nnet3py.gpu.components import ElementwiseProduct, OnHost, device_component
@@ -21,6 +20,7 @@ from nnet3py.gpu.update import DeviceUpdate
 from nnet3py.nnet.component import Layout, Phase
 from nnet3py.nnet.dropout import DropoutComponent, GeneralDropoutComponent
 from nnet3py.nnet.network import Network
+from nnet3py.train.minibatch import Minibatch
 from nnet3py.train.optimizer_state import OptimizerState
 from nnet3py.train.parameter_update import Method
 from nnet3py.train.trainer import Trainer, TrainerOptions

@@ -11,8 +11,9 @@ from component_examples import EXAMPLES
 
 from nnet3py.errors import UserError
 from nnet3py.nnet.block_affine import BlockAffineComponent
-from nnet3py.nnet.component import Component, Layout, Phase, component_class
+from nnet3py.nnet.component import Component, Layout, Phase
 from nnet3py.nnet.configuration import ConfigLine
+from nnet3py.nnet.families import component_class
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.nnet.network import Network
 

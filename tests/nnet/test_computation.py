@@ -9,8 +9,10 @@ import pytest
 
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Component, Phase
-from nnet3py.nnet.computation import Computation, ComputationCache, Request, network_context, required_input_times
+from nnet3py.nnet.computation import Computation, ComputationCache
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.request import Request
+from nnet3py.nnet.times import network_context, required_input_times
 
 SPLICED = """
 input-node name=input dim=3

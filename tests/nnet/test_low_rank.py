@@ -10,10 +10,11 @@ import pytest
 
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Phase
-from nnet3py.nnet.computation import Computation, Request
+from nnet3py.nnet.computation import Computation
 from nnet3py.nnet.edits import apply_edits
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.request import Request
 
 CONFIG = """\
 input-node name=input dim=4

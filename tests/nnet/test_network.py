@@ -13,6 +13,7 @@ from nnet3py.errors import UserError
 from nnet3py.nnet.arithmetic import add_component, scale_component
 from nnet3py.nnet.edits import Changes, apply_edits, change
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.times import network_context
 
 CONFIG = """\
 input-node name=input dim=4
@@ -38,7 +39,7 @@ def test_dimensions_context_and_parameters_follow_from_the_lines() -> None:
     assert net.input_dim() == 4
     assert net.output_dim() == 5
     assert net.node_dim("half") == 3
-    assert net.context() == (1, 2)
+    assert network_context(net) == (1, 2)
     assert net.num_parameters() == 6 * 12 + 6 + 5 * 9 + 5
     assert list(net.updatable_components()) == ["a1", "a2"]
     assert net.modulus() == 1

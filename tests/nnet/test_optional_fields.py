@@ -20,22 +20,25 @@ from tiny_minibatches import run, write_examples
 
 import nnet3py.nnet.families  # noqa: F401  (registers every component type)
 from nnet3py.egs.example import Example, NnetIo
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.ensemble.average import average
 from nnet3py.ensemble.progress import parameter_differences
 from nnet3py.gpu.operations import HostOperations
 from nnet3py.gpu.trainer import DeviceTrainer
-from nnet3py.nnet.component import Component, Field, Kind, Phase, Role, component_class
+from nnet3py.nnet.component import Component, Field, Kind, Phase, Role
 from nnet3py.nnet.component_fields import ARRAY_KINDS, read_component
-from nnet3py.nnet.computation import Computation, Request
+from nnet3py.nnet.computation import Computation
 from nnet3py.nnet.configuration import ConfigLine
+from nnet3py.nnet.description import network_info
+from nnet3py.nnet.families import component_class
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.request import Request
 from nnet3py.tables import basic_types, matrix
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.sparse_matrix import SparseMatrix
 from nnet3py.tables.streams import Sink, Source
 from nnet3py.tables.table import TableWriter
+from nnet3py.train.minibatch import Minibatch
 from nnet3py.train.trainer import Trainer, TrainerOptions
 
 Groups = tuple[tuple[str, ...], ...]
@@ -406,7 +409,7 @@ def test_an_old_file_is_averaged_with_a_newer_one(case: Case, tmp_path: Path) ->
 @in_enough_cases
 def test_an_old_file_is_computed_with_shown_and_scaled(case: Case, tmp_path: Path) -> None:
     network = read_network(str(case.path(tmp_path)))
-    assert f"component name=c type={case.type_name}, " in network.info()
+    assert f"component name=c type={case.type_name}, " in network_info(network)
     assert all(norm == 0.0 for norm in parameter_differences(network, network.copy()).values())
     times = network.components["c"].input_times([0])
     computation = Computation(network, Request({"input": times}, {"output": [0]}, num_sequences=2))

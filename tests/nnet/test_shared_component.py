@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from nnet3py.nnet.component import Phase
-from nnet3py.nnet.computation import Computation, Request
+from nnet3py.nnet.computation import Computation
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.request import Request
 from nnet3py.train.parameter_update import Method, ParameterUpdate
 
 CONFIG = """

@@ -12,6 +12,7 @@ from nnet3py.egs.example import EXAMPLE, Example, NnetIo
 from nnet3py.errors import UserError
 from nnet3py.nnet.model_file import write_network
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.times import network_context
 from nnet3py.nnet.utterance import ChunkOptions, UtteranceComputer, log_of_priors
 from nnet3py.tables.holders import MATRIX, TOKEN, VECTOR
 from nnet3py.tables.matrix import write_vector
@@ -86,7 +87,7 @@ def test_subsampling_keeps_every_third_frame_of_the_output(num_frames: int) -> N
 
 def test_the_first_and_last_frame_are_repeated_for_context() -> None:
     network = Network.from_config(CONFIG, seed=1)
-    assert network.context() == (4, 3)
+    assert network_context(network) == (4, 3)
     x = frames(6)
     computer = UtteranceComputer(network)
     padded = np.vstack([x[:1]] * 9 + [x] + [x[-1:]] * 9)

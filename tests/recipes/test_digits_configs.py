@@ -12,9 +12,10 @@ import pytest
 
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Phase
-from nnet3py.nnet.computation import Computation, Request
+from nnet3py.nnet.computation import Computation
 from nnet3py.nnet.configuration import read_config
 from nnet3py.nnet.network import Network
+from nnet3py.nnet.request import Request
 from nnet3py.tables.basic_types import write_header
 from nnet3py.tables.matrix import write_matrix
 from nnet3py.tables.streams import open_output

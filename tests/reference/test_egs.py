@@ -13,11 +13,11 @@ import pytest
 
 from nnet3py.egs.example import EXAMPLE, Example
 from nnet3py.egs.merge import ExampleMerger, MinibatchSizes
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.tables.general_matrix import to_array
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.streams import Sink, Source
 from nnet3py.tables.table import SequentialReader, TableWriter
+from nnet3py.train.minibatch import Minibatch
 
 ARCHIVES = [
     "egs/egs_8frames.ark",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnet3py.egs.minibatch import SparseLabels
 from nnet3py.errors import UserError
+from nnet3py.train.minibatch import SparseLabels
 from nnet3py.train.objective import accuracy, objective
 
 OUTPUT = np.log(np.random.default_rng(0).dirichlet(np.ones(4), 6)).astype(np.float32)

@@ -25,11 +25,11 @@ from tiny_minibatches import (
     write_examples,
 )
 
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.nnet.network import Network
 from nnet3py.train.compute_prob import ComputeProb
+from nnet3py.train.minibatch import Minibatch
 from nnet3py.train.natural_gradient import NaturalGradientState, OnlineNaturalGradient
 from nnet3py.train.parameter_update import Method
 from nnet3py.train.threads import train_in_threads

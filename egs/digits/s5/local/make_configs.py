@@ -4,8 +4,8 @@
 import re
 from pathlib import Path
 
-from nnet3py.errors import UserError
-from nnet3py.program import argument, option, program, reason
+from nnet3py.errors import UserError, reason
+from nnet3py.program import argument, option, program
 from nnet3py.text.lines import write_text
 
 NONLINEARITIES = {"sigmoid": "SigmoidComponent", "tanh": "TanhComponent", "relu": "RectifiedLinearComponent"}

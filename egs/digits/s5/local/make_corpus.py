@@ -13,8 +13,8 @@ from pathlib import Path
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from nnet3py import log
-from nnet3py.errors import UserError
-from nnet3py.program import argument, option, program, reason
+from nnet3py.errors import UserError, reason
+from nnet3py.program import argument, option, program
 from nnet3py.text.lines import joined, write_text
 
 DIGITS = ("zero", "oh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

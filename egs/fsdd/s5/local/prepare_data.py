@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnet3py import log
-from nnet3py.errors import UserError
-from nnet3py.program import argument, option, program, reason
+from nnet3py.errors import UserError, reason
+from nnet3py.program import argument, option, program
 from nnet3py.text.lines import joined, write_text
 
 _COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"

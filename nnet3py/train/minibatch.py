@@ -10,17 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nnet3py.egs.example import Example, NnetIo
 from nnet3py.errors import UserError
+from nnet3py.nnet.request import Request
 from nnet3py.tables.general_matrix import to_array
 from nnet3py.tables.sparse_matrix import SparseMatrix
-
-if TYPE_CHECKING:
-    from nnet3py.nnet.computation import Request
 
 
 @dataclass(frozen=True)
@@ -123,8 +120,6 @@ def _request(
     outputs: tuple[tuple[str, tuple[int, ...]], ...],
     num_sequences: int,
 ) -> Request:
-    from nnet3py.nnet.computation import Request
-
     return Request(
         inputs={name: np.array(times, dtype=np.int64) for name, times in inputs},
         outputs={name: np.array(times, dtype=np.int64) for name, times in outputs},

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 from nnet3py.egs.example import EXAMPLE, Example
-from nnet3py.egs.minibatch import Minibatch
 from nnet3py.errors import UserError
 from nnet3py.nnet.component import Array, Phase
 from nnet3py.nnet.computation import ComputationCache, Computations
@@ -16,6 +15,7 @@ from nnet3py.nnet.network import Network
 from nnet3py.nnet.utterance import check_output
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.table import SequentialReader, TableWriter
+from nnet3py.train.minibatch import Minibatch
 
 
 def compute_examples(

@@ -8,9 +8,9 @@ import pytest
 from nnet3py.egs import index_vector
 from nnet3py.egs.example import Example, NnetIo
 from nnet3py.egs.merge import merge_examples
-from nnet3py.egs.minibatch import Minibatch, SparseLabels
 from nnet3py.errors import UserError
 from nnet3py.tables.sparse_matrix import SparseMatrix
+from nnet3py.train.minibatch import Minibatch, SparseLabels
 
 FRAMES = 4
 
