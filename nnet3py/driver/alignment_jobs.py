@@ -23,7 +23,7 @@ from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.driver.data_used import DataUsed, had_nothing_to_do
 from nnet3py.driver.directory_lock import locked
-from nnet3py.driver.engine import Engine, pipeline, require_plain_path
+from nnet3py.driver.engine import Engine, check_paths, pipeline
 from nnet3py.driver.experiment import copy_atomically, remove_unfinished, termination_interrupts
 from nnet3py.driver.likelihood_jobs import LikelihoodJobs
 from nnet3py.driver.options import AlignOptions, EqualAlignOptions
@@ -50,9 +50,7 @@ def align_with_network(options: AlignOptions, data: str, lang: str, model_dir: s
         UserError: an option or a file is wrong, or a job has failed.
     """
     source = f"{model_dir}/{options.iteration}.mdl"
-    names = {"<data-dir>": data, "<lang-dir>": lang, "<src-dir>": model_dir, "--iter": source, "<ali-dir>": folder}
-    for name, path in names.items():
-        require_plain_path(name, path)
+    check_paths(options, {"<data-dir>": data, "<lang-dir>": lang, "<src-dir>": model_dir, "<ali-dir>": folder})
     files = [source, f"{model_dir}/tree", f"{data}/feats.scp", f"{lang}/phones.txt"]
     _need(*files, *([] if options.graphs else [f"{lang}/L.fst", f"{lang}/words.txt", f"{data}/text"]))
     require_same_phones(lang, model_dir, "Align with the model's own language.")
@@ -103,8 +101,7 @@ def align_equally(options: EqualAlignOptions, data: str, lang: str, folder: str)
     Raises:
         UserError: an option or a file is wrong, or a job has failed.
     """
-    for name, path in (("<data-dir>", data), ("<lang-dir>", lang), ("<ali-dir>", folder)):
-        require_plain_path(name, path)
+    check_paths(options, {"<data-dir>": data, "<lang-dir>": lang, "<ali-dir>": folder})
     _need(*(f"{lang}/{name}" for name in ("L.fst", "words.txt", "phones.txt", "topo")), f"{data}/text")
     topology = read_topology(f"{lang}/topo")
     model = monophone_transition_model(topology)

@@ -13,7 +13,7 @@ from nnet3py.directories.belonging import require_graph_of_model
 from nnet3py.directories.transcripts import read_transcripts
 from nnet3py.driver.data_used import had_nothing_to_do
 from nnet3py.driver.directory_lock import locked
-from nnet3py.driver.engine import Engine, require_plain_path
+from nnet3py.driver.engine import Engine, check_paths, require_plain_path
 from nnet3py.driver.experiment import remove_unfinished, termination_interrupts
 from nnet3py.driver.likelihood_jobs import LikelihoodJobs
 from nnet3py.driver.options import DecodeOptions
@@ -53,8 +53,7 @@ def decode_data_dir(options: DecodeOptions, graph_dir: str, data_dir: str, decod
     Raises:
         UserError: an input is missing, or does not belong to the others, or a job failed.
     """
-    for name, path in (("<graph-dir>", graph_dir), ("<data-dir>", data_dir), ("<decode-dir>", decode_dir)):
-        require_plain_path(name, path)
+    check_paths(options, {"<graph-dir>": graph_dir, "<data-dir>": data_dir, "<decode-dir>": decode_dir})
     model_dir = os.path.dirname(os.path.realpath(decode_dir))
     model = require_plain_path("The model", os.path.relpath(f"{model_dir}/{options.iteration}.mdl"))
     acoustic_scales = scales(options.acwt)

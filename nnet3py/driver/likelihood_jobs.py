@@ -14,6 +14,7 @@ from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.dimensions import first_columns
 from nnet3py.directories.normalisation import normalisation_of
 from nnet3py.driver.data_used import DataUsed
+from nnet3py.driver.engine import require_plain_words
 from nnet3py.driver.options import NetworkJobOptions
 from nnet3py.driver.split_data import split_features
 from nnet3py.errors import UserError
@@ -58,6 +59,7 @@ class LikelihoodJobs:
             log.warning(f"{model} has no priors: the network's posteriors are taken for likelihoods.")
         self.features = self.data.features()
         self.normalisation = normalisation_of(self.model_dir, options.cmvn_opts)
+        require_plain_words(self.normalisation.source, self.normalisation.options)
         self.normalisation.require(data_dir, self.model_dir)
         self._require_dimensions(data_dir)
         self.used = DataUsed(list(self.features), self.data.lengths())

@@ -28,7 +28,7 @@ from nnet3py import log
 from nnet3py.directories.belonging import require_same_phones
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
 from nnet3py.driver.data_used import tell
-from nnet3py.driver.engine import Engine, require_plain_path
+from nnet3py.driver.engine import Engine
 from nnet3py.driver.experiment import digest
 from nnet3py.driver.options import TrainingOptions
 from nnet3py.driver.preparation import Egs
@@ -83,7 +83,6 @@ def check(options: TrainingOptions) -> None:
     for name, value in needed.items():
         if not value:
             raise UserError(f"--trainer.realign-times needs {name}: the data are aligned with their transcripts.")
-        require_plain_path(name, value)
     if not has_transition_ids(options.ali_dir):
         raise UserError(
             f"--trainer.realign-times needs {options.ali_dir}/final.mdl, a transition model: alignments of pdf ids do "

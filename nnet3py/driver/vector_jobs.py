@@ -28,7 +28,7 @@ from nnet3py.directories.data import DataDirectory
 from nnet3py.directories.dimensions import first_columns, matrix_columns
 from nnet3py.driver.data_used import DataUsed, had_nothing_to_do
 from nnet3py.driver.directory_lock import locked
-from nnet3py.driver.engine import Engine, require_plain_path
+from nnet3py.driver.engine import Engine, check_paths
 from nnet3py.driver.experiment import copy_atomically, digest, remove_unfinished, termination_interrupts
 from nnet3py.driver.options import VectorOptions, option_name
 from nnet3py.driver.split_data import remove_matching, remove_parts, split_features
@@ -47,8 +47,7 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
     Raises:
         UserError: an option or a file is wrong, or a job has failed.
     """
-    for name, path in (("<data-dir>", data), ("<vector-dir>", folder)):
-        require_plain_path(name, path)
+    check_paths(options, {"<data-dir>": data, "<vector-dir>": folder})
     if options.like:
         _check_like(options, folder)
     directory = DataDirectory(data)
@@ -107,7 +106,6 @@ def make_vectors(options: VectorOptions, data: str, folder: str) -> None:
 
 
 def _check_like(options: VectorOptions, folder: str) -> None:
-    require_plain_path("--like", options.like)
     for name in (_STATISTICS, _SETTINGS):
         if not os.path.isfile(f"{options.like}/{name}"):
             raise UserError(f"There is no {options.like}/{name}: --like names a directory that this program made.")
