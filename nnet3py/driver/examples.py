@@ -16,7 +16,6 @@ Source: Kaldi egs/wsj/s5/steps/nnet3/get_egs.sh.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import re
@@ -26,31 +25,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nnet3py import log
-from nnet3py.directories.belonging import require_whole_model
-from nnet3py.directories.data import DataDirectory
-from nnet3py.directories.dimensions import first_columns
-from nnet3py.directories.normalisation import Normalisation
 from nnet3py.driver import made_of
 from nnet3py.driver.alignments import alignment_rspecifier, has_transition_ids
-from nnet3py.driver.data_used import DataUsed, had_nothing_to_do, said_in_logs
+from nnet3py.driver.data_used import had_nothing_to_do, said_in_logs
 from nnet3py.driver.directory_lock import locked
 from nnet3py.driver.engine import Engine, Running, check_paths, pipe, pipeline
-from nnet3py.driver.experiment import Experiment, copy_atomically, digest, remove_unfinished, termination_interrupts
+from nnet3py.driver.example_sources import ExampleSources
+from nnet3py.driver.experiment import Experiment, copy_atomically, remove_unfinished, termination_interrupts
+from nnet3py.driver.held_out import choose
 from nnet3py.driver.many_files import numbered_archives
 from nnet3py.driver.options import EgsOptions
 from nnet3py.driver.split_data import remove_matching
-from nnet3py.egs.cut import InputConfig, ivectors_fit
-from nnet3py.egs.utterance_splitter import ChunkConfig, UtteranceSplitter, targets_fit
+from nnet3py.driver.usable_utterances import UsableUtterances
 from nnet3py.errors import UserError
 from nnet3py.features.speakers import parts_by_speaker, spk2utt_text
-from nnet3py.nnet.transition_model import read_transition_model
 from nnet3py.temporary_files import replacing
 from nnet3py.text.lines import (
     BLANKS,
-    encode,
-    fields,
     joined,
-    read_lines,
     read_number,
     read_table,
     read_text,
@@ -58,9 +50,6 @@ from nnet3py.text.lines import (
 )
 
 _MOST_OPEN_FILES = 512
-_USUAL_SUBSET = 300
-_MOST_COUNTED = 100
-_NOT_RECORDED = ("command", "max_retries", "job_time_limit", "stage", "reuse")
 _ORIGINALS = re.compile(r"egs_orig\.\d+\.\d+\.ark")
 _SHUFFLED = re.compile(r"Shuffled order of (\d+) ")
 
@@ -88,7 +77,7 @@ def make_examples(options: EgsOptions, data: str, ali_dir: str, folder: str) -> 
         if not os.path.isdir(path):
             raise UserError(f"{path} is not a directory.")
     with contextlib.ExitStack() as stack:
-        maker = _Maker(options, data, ali_dir, folder)
+        maker = _Maker(options, ExampleSources(options, data, ali_dir), folder)
         if options.reuse and maker.is_made():
             log.log(f"The examples in {folder} were made of the same, in the same way: nothing is to be done.")
             return
@@ -114,30 +103,11 @@ class _Subset:
 class _Maker:
     engine: Engine
 
-    def __init__(self, options: EgsOptions, data: str, ali_dir: str, folder: str) -> None:
-        """Look at what will be needed. Raises UserError for what is missing or does not go together."""
+    def __init__(self, options: EgsOptions, sources: ExampleSources, folder: str) -> None:
         self.options = options
-        self.data = data
-        self.ali_dir = ali_dir
+        self.sources = sources
         self.folder = folder
         self.split = f"{folder}/split"
-        self.frames_per_eg = _principal_length(options.frames_per_eg)
-        self.features = DataDirectory(data).features()
-        self.normalisation = Normalisation(options.cmvn_opts, source="--cmvn-opts")
-        self._check_normalisation()
-        self.speaker_of: dict[str, str] = {}
-        if options.online_cmvn:
-            self.speaker_of = DataDirectory(data).speakers(self.features, "--online-cmvn")
-        if options.stage <= 2 and alignment_rspecifier(ali_dir) is None:
-            raise UserError(f"Expected alignments in {ali_dir}: ali.scp, ali.*.gz, ali.*.ark or ali.ark; found none.")
-        self.num_pdfs = self._count_pdfs()
-        self._check_subsampling()
-        self.ivectors: dict[str, str] = {}
-        if options.online_ivector_dir:
-            read_number(f"{options.online_ivector_dir}/ivector_period", least=1)
-            self.ivectors = read_table(f"{options.online_ivector_dir}/ivector_online.scp")
-        if options.valid_uttlist:
-            read_lines(options.valid_uttlist)
 
     def run(self, engine: Engine) -> None:
         """Make them."""
@@ -153,17 +123,17 @@ class _Maker:
         if stage <= 2:
             self._copy_alignments()
         alignments = read_table(f"{self.folder}/ali.scp")
-        used = self._account(alignments)
+        used = UsableUtterances(self.sources, engine, self.folder).account(alignments)
         longest = max(used.lengths.values())
         advice = f"The longest has {longest} frames: give --frames-per-eg={longest} at most." if (
-            0 < longest < self.frames_per_eg
+            0 < longest < self.sources.frames_per_eg
         ) else ""  # fmt: skip
-        usable = used.usable(self.features, self.data, advice)
-        valid, subset, train = self._choose(list(usable), used)
+        usable = used.usable(self.sources.features, self.sources.data, advice)
+        valid, subset, train = choose(self.options, self.sources.data, list(usable), used)
         jobs = self._write_lists(alignments, valid, subset, train)
         if self.options.online_cmvn:
             target = f"{self.folder}/global_cmvn.stats"
-            command = ["matrix-sum", "--binary=false", f"scp:{self.data}/cmvn.scp", target]
+            command = ["matrix-sum", "--binary=false", f"scp:{self.sources.data}/cmvn.scp", target]
             self._run("global_cmvn", command, "Adding up statistics")
         archives, multiple = self._describe(sum(used.lengths[utterance] for utterance in usable))
         if stage <= 3:
@@ -180,81 +150,14 @@ class _Maker:
         write_text(f"{self.folder}/.complete", "")
         log.log(f"Made {archives} archives of examples in {self.folder}.")
 
-    # What must be there, and go together.
-
-    def _check_normalisation(self) -> None:
-        if not self.options.online_cmvn:
-            self.normalisation.require(self.data, self.folder)
-            self._check_statistics()
-            return
-        if self.normalisation.does_nothing:
-            raise UserError(
-                "--online-cmvn needs options that normalise: give --cmvn-opts=--norm-means=true, say "
-                "(--feat.cmvn-opts of train_dnn.py)."
-            )
-        if not os.path.isfile(f"{self.data}/cmvn.scp"):
-            raise UserError(f"Expected {self.data}/cmvn.scp for --online-cmvn, found none.")
-        self._check_statistics()
-
-    def _check_statistics(self) -> None:
-        script = f"{self.data}/feats.scp"
-        self.normalisation.require_dimension(first_columns(script), script, self.data, self.folder)
-
-    def _count_pdfs(self) -> int:
-        """The number of classes, by all that say it: the alignment's model, tree and num_pdfs, and the option."""
-        found: dict[str, int] = {}
-        if has_transition_ids(self.ali_dir):
-            path = f"{self.ali_dir}/final.mdl"
-            model = read_transition_model(path)
-            require_whole_model(self.ali_dir, path, model)
-            found[path] = model.num_pdfs
-        if os.path.isfile(f"{self.ali_dir}/num_pdfs"):
-            found[f"{self.ali_dir}/num_pdfs"] = read_number(f"{self.ali_dir}/num_pdfs")
-        if self.options.num_pdfs:
-            found["--num-pdfs"] = self.options.num_pdfs
-        if not found:
-            raise UserError(
-                f"How many classes are there? Write the number into {self.ali_dir}/num_pdfs, or give --num-pdfs."
-            )
-        if len(set(found.values())) > 1:
-            said = ", ".join(f"{number} by {place}" for place, number in found.items())
-            raise UserError(f"The numbers of pdfs differ: {said}. These alignments, model and tree are not of one run.")
-        return next(iter(found.values()))
-
-    def _check_subsampling(self) -> None:
-        path = f"{self.ali_dir}/frame_subsampling_factor"
-        given = self.options.frame_subsampling_factor
-        if os.path.isfile(path) and (stated := read_number(path, least=1)) != given:
-            raise UserError(
-                f"{path} says that the alignment has a label every {stated} frames, --frame-subsampling-factor is "
-                f"{given}: give --frame-subsampling-factor={stated}."
-            )
-
     def is_made(self) -> bool:
         """Whether the examples are there, made with the same options of the same data and alignments."""
         there = all(os.path.isfile(f"{self.folder}/{name}") for name in (".complete", made_of.NAME))
-        return there and not Experiment(self.folder).record(made_of.NAME, self._made_with(), force=False)
-
-    def _made_with(self) -> dict[str, object]:
-        options: dict[str, object] = {
-            declared.metadata["option"]: getattr(self.options, declared.name)
-            for declared in dataclasses.fields(self.options)
-            if declared.name not in _NOT_RECORDED
-        }
-        return {
-            **options,
-            "<data>": self.data,
-            "<ali-dir>": self.ali_dir,
-            **made_of.data_digests("<data>", self.data),
-            **made_of.alignment_digests("<ali-dir>", self.ali_dir),
-            "<ali-dir> final.mdl": digest(f"{self.ali_dir}/final.mdl"),
-            **made_of.vector_digests("--online-ivector-dir", self.options.online_ivector_dir),
-            **({"--valid-uttlist content": digest(self.options.valid_uttlist)} if self.options.valid_uttlist else {}),
-        }
+        return there and not Experiment(self.folder).record(made_of.NAME, self.sources.made_with(), force=False)
 
     def _compare_record(self) -> None:
         """Refuse to go on, at a later stage, with what was made with other options."""
-        changed = Experiment(self.folder).record(made_of.NAME, self._made_with(), force=self.options.stage <= 2)
+        changed = Experiment(self.folder).record(made_of.NAME, self.sources.made_with(), force=self.options.stage <= 2)
         if changed and self.options.stage > 2:
             differences = "; ".join(f"{key} was {then}, is {now}" for key, (then, now) in changed.items())
             raise UserError(
@@ -262,149 +165,22 @@ class _Maker:
                 "--stage to begin anew."
             )
 
-    # Which utterances can be used, and for what.
-
-    def _account(self, alignments: Mapping[str, str]) -> DataUsed:
-        """How long utterances are, and which cannot be used and why."""
-        options = self.options
-        both = {utterance: alignments[utterance] for utterance in self.features if utterance in alignments}
-        if not both:
-            raise UserError(f"No utterance of {self.data}/feats.scp has an alignment in {self.ali_dir}.")
-        lengths, aligned = self._lengths_of_features(), self._lengths_of_alignments(both)
-        used = DataUsed(list(self.features), lengths)
-        used.leave_out((each for each in self.features if each not in both), "no alignment")
-        for utterance, reason in self.normalisation.without_statistics(list(self.features), self.data).items():
-            used.leave_out([utterance], reason)
-        if options.online_ivector_dir:
-            used.leave_out((each for each in self.features if each not in self.ivectors), "no iVectors")
-            self._leave_out_other_lengths(used)
-        factor = options.frame_subsampling_factor
-        splitter = UtteranceSplitter(
-            ChunkConfig(ChunkConfig.parse_num_frames(options.frames_per_eg, factor), frame_subsampling_factor=factor)
-        )
-        used.leave_out((utterance for utterance in both if not lengths[utterance]), "no frames")
-        self._check_lengths(lengths, [u for u in both if not targets_fit(lengths[u], aligned[u], factor)])
-        for utterance in both:
-            if not targets_fit(lengths[utterance], aligned[utterance], factor):
-                used.leave_out([utterance], "an alignment of another length")
-            elif not splitter.can_split(lengths[utterance]):
-                used.leave_out([utterance], f"shorter than --frames-per-eg={options.frames_per_eg}")
-        return used
-
-    def _leave_out_other_lengths(self, used: DataUsed) -> None:
-        """Leave out the utterances whose iVectors, counted by a job, are too many or too few."""
-        folder = self.options.online_ivector_dir
-        config = InputConfig(online_ivector_period=read_number(f"{folder}/ivector_period"))
-        script, target = f"{self.split}/ivector.len.scp", f"{self.split}/ivector.len"
-        wanted = [each for each in self.features if each in self.ivectors]
-        if not wanted:
-            return
-        write_text(script, joined(f"{each} {self.ivectors[each]}" for each in wanted))
-        self._run("ivector_len", ["feat-to-len", f"scp:{script}", f"ark,t:{target}"], "Counting iVectors")
-        for utterance, count in _read_lengths([target]).items():
-            if not ivectors_fit(used.lengths[utterance], count, config):
-                used.leave_out([utterance], "iVectors of another length")
-
-    def _check_lengths(self, lengths: Mapping[str, int], doubtful: Sequence[str]) -> None:
-        """Count the frames of some utterances whose alignment does not fit: utt2num_frames may be of other features.
-
-        Raises:
-            UserError: it is.
-        """
-        if not doubtful or not os.path.isfile(f"{self.data}/utt2num_frames"):
-            return
-        for utterance, length in self._count_frames("check_frames", doubtful[:_MOST_COUNTED]).items():
-            if length != lengths[utterance]:
-                raise UserError(
-                    f"{self.data}/utt2num_frames says that {utterance} has {lengths[utterance]} frames, its features "
-                    f"have {length}: it is left over from other features. Remove it, or make it again with feat-to-len."
-                )
-
-    def _lengths_of_features(self) -> dict[str, int]:
-        """Frames of each utterance: as utt2num_frames says, or counted by jobs."""
-        lengths = DataDirectory(self.data).lengths()
-        if all(utterance in lengths for utterance in self.features):
-            return {utterance: lengths[utterance] for utterance in self.features}
-        return self._count_frames("num_frames", list(self.features))
-
-    def _count_frames(self, name: str, utterances: Sequence[str]) -> dict[str, int]:
-        jobs = min(self.options.nj, len(utterances))
-        for job in range(jobs):
-            part = utterances[job * len(utterances) // jobs : (job + 1) * len(utterances) // jobs]
-            write_text(f"{self.split}/len.{job + 1}.scp", joined(f"{each} {self.features[each]}" for each in part))
-        command = ["feat-to-len", f"scp:{self.split}/len.JOB.scp", f"ark,t:{self.split}/len.JOB"]
-        self._run(f"{name}.JOB", command, "Counting frames", jobs=jobs)
-        return _read_lengths(f"{self.split}/len.{job}" for job in range(1, jobs + 1))
-
-    def _lengths_of_alignments(self, alignments: Mapping[str, str]) -> dict[str, int]:
-        """Labels of each utterance, counted by a job."""
-        script, target = f"{self.split}/ali.len.scp", f"{self.split}/ali.len"
-        write_text(script, joined(f"{utterance} {place}" for utterance, place in alignments.items()))
-        self._run("ali_len", ["ali-to-len", f"scp:{script}", f"ark,t:{target}"], "Counting the labels of alignments")
-        return _read_lengths([target])
-
-    def _choose(self, usable: list[str], used: DataUsed) -> tuple[list[str], list[str], list[str]]:
-        """Utterances for validation, for diagnostics (part of the training data), and for training."""
-        if self.options.valid_uttlist:
-            valid = self._listed(set(usable))
-            count = len(valid)
-        else:
-            count = self._subset_size(len(usable))
-            valid = self._with_copies(drawn(usable, count, self.options.srand), usable)
-        held_out = set(valid)
-        train = [utterance for utterance in usable if utterance not in held_out]
-        if not train:
-            raise UserError(
-                f"Nothing is left to train on: of {len(usable)} utterances that can be used {len(valid)} are for "
-                f"validation. Two at least are needed. {used.line()}"
-            )
-        subset = drawn(train, count, self.options.srand + 1)
-        return sorted(valid, key=encode), sorted(subset, key=encode), sorted(train, key=encode)
-
-    def _subset_size(self, utterances: int) -> int:
-        wanted = self.options.num_utts_subset
-        if not wanted:
-            return max(1, min(_USUAL_SUBSET, utterances // 10))
-        if utterances <= 4 * wanted:
-            raise UserError(
-                f"{utterances} utterances are too few to set {wanted} aside: --num-utts-subset must be less than a "
-                f"quarter of them. {f'Give {most} at most' if (most := (utterances - 1) // 4) else 'Leave it out'}."
-            )
-        return wanted
-
-    def _listed(self, usable: set[str]) -> list[str]:
-        path = self.options.valid_uttlist
-        listed = [fields(line)[0] for line in read_lines(path) if fields(line)]
-        found = [utterance for utterance in dict.fromkeys(listed) if utterance in usable]
-        if not found:
-            raise UserError(f"{path}: none of its {len(listed)} utterances has features and an alignment that fit.")
-        return found
-
-    def _with_copies(self, chosen: list[str], usable: list[str]) -> list[str]:
-        """With ``utt2uniq`` (augmented data): also every other version of the chosen utterances."""
-        path = f"{self.data}/utt2uniq"
-        if not os.path.isfile(path):
-            return chosen
-        original = read_table(path)
-        wanted = {original.get(utterance, utterance) for utterance in chosen}
-        return [utterance for utterance in usable if original.get(utterance, utterance) in wanted]
-
     def _write_lists(self, alignments: Mapping[str, str], valid: list[str], subset: list[str], train: list[str]) -> int:
         """Write what the jobs read; returns how many jobs there are."""
         write_text(f"{self.folder}/valid_uttlist", joined(valid))
         write_text(f"{self.folder}/train_subset_uttlist", joined(subset))
         parts: dict[str, Sequence[str]] = {"valid": valid, "train_subset": subset}
         jobs = min(self.options.nj, len(train))
-        if self.speaker_of:
-            of_jobs = parts_by_speaker(train, jobs, self.speaker_of)
+        if self.sources.speaker_of:
+            of_jobs = parts_by_speaker(train, jobs, self.sources.speaker_of)
         else:
             of_jobs = [train[job * len(train) // jobs : (job + 1) * len(train) // jobs] for job in range(jobs)]
         parts |= {str(number): part for number, part in enumerate(of_jobs, 1)}
         for name, utterances in parts.items():
-            for kind, table in (("feats", self.features), ("ali", alignments)):
+            for kind, table in (("feats", self.sources.features), ("ali", alignments)):
                 write_text(f"{self.split}/{kind}.{name}.scp", joined(f"{each} {table[each]}" for each in utterances))
-            if self.speaker_of:
-                write_text(f"{self.split}/spk2utt.{name}", spk2utt_text(utterances, self.speaker_of))
+            if self.sources.speaker_of:
+                write_text(f"{self.split}/spk2utt.{name}", spk2utt_text(utterances, self.sources.speaker_of))
         return len(of_jobs)
 
     # What info/ says.
@@ -416,11 +192,11 @@ class _Maker:
         """
         options = self.options
         for name in ("phones.txt", "tree"):
-            if os.path.isfile(f"{self.ali_dir}/{name}"):
-                copy_atomically(f"{self.ali_dir}/{name}", f"{self.folder}/{name}")
+            if os.path.isfile(f"{self.sources.ali_dir}/{name}"):
+                copy_atomically(f"{self.sources.ali_dir}/{name}", f"{self.folder}/{name}")
             else:
                 _remove([f"{self.folder}/{name}"])
-        self._put("num_pdfs", self.num_pdfs)
+        self._put("num_pdfs", self.sources.num_pdfs)
         self._put("cmvn_opts", options.cmvn_opts, info=False)
         _remove([f"{self.folder}/online_cmvn", f"{self.folder}/info/final.ie.id"])
         if options.online_cmvn:
@@ -431,7 +207,7 @@ class _Maker:
             dim = self._dimension("ivector_dim", f"scp:{options.online_ivector_dir}/ivector_online.scp")
             self._copy_extractor_id()
         self._put("ivector_dim", dim)
-        archives = frames // (self.frames_per_eg * options.samples_per_iter) + 1
+        archives = frames // (self.sources.frames_per_eg * options.samples_per_iter) + 1
         open_files = min(_MOST_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         multiple = 1
         while archives // multiple + (multiple > 1) + 16 > open_files:
@@ -441,7 +217,7 @@ class _Maker:
         self._put("num_frames", frames)
         self._put("num_archives", archives)
         self._put("frames_per_eg", options.frames_per_eg)
-        self._put("egs_per_archive", frames // (self.frames_per_eg * archives))
+        self._put("egs_per_archive", frames // (self.sources.frames_per_eg * archives))
         self._put("left_context", options.left_context)
         self._put("right_context", options.right_context)
         _remove([f"{self.folder}/info/frame_subsampling_factor"])
@@ -472,16 +248,16 @@ class _Maker:
 
     def _copy_alignments(self) -> None:
         """Make ali.scp: the alignment directory's own, or of a copy of its archives."""
-        source = alignment_rspecifier(self.ali_dir)
+        source = alignment_rspecifier(self.sources.ali_dir)
         assert source is not None
         if source.startswith("scp:"):
-            copy_atomically(f"{self.ali_dir}/ali.scp", f"{self.folder}/ali.scp")
+            copy_atomically(f"{self.sources.ali_dir}/ali.scp", f"{self.folder}/ali.scp")
             return
         target = f"ark,scp:{self.folder}/ali.ark,{self.folder}/ali.scp"
         self._run("copy_alignments", ["copy-int-vector", source, target], "Copying alignments")
 
     def _make_diagnostic_sets(self) -> None:
-        options, length = self.options, self.frames_per_eg
+        options, length = self.options, self.sources.frames_per_eg
         diagnostic = max(1, options.num_frames_diagnostic // length)
         subsets = [
             _Subset("valid", diagnostic, options.num_valid_frames_combine // length),
@@ -567,7 +343,7 @@ class _Maker:
         options = self.options
         command = [
             "nnet-get-egs",
-            f"--num-pdfs={self.num_pdfs}",
+            f"--num-pdfs={self.sources.num_pdfs}",
             f"--left-context={options.left_context}",
             f"--right-context={options.right_context}",
             f"--compress={str(options.compress).lower()}",
@@ -587,9 +363,9 @@ class _Maker:
 
     def _features(self, part: str) -> str:
         source = f"scp:{self.split}/feats.{part}.scp"
-        normalising = replace(self.normalisation, online=self.options.online_cmvn).command(
+        normalising = replace(self.sources.normalisation, online=self.options.online_cmvn).command(
             source,
-            data_dir=self.data,
+            data_dir=self.sources.data,
             spk2utt=f"{self.split}/spk2utt.{part}",
             statistics=f"{self.folder}/global_cmvn.stats",
         )
@@ -597,9 +373,9 @@ class _Maker:
 
     def _posteriors(self, part: str) -> str:
         source = f"scp:{self.split}/ali.{part}.scp"
-        if not has_transition_ids(self.ali_dir):
+        if not has_transition_ids(self.sources.ali_dir):
             return "ark,s,cs:" + pipe(f"ali-to-post {source} ark:-")
-        model = f"{self.ali_dir}/final.mdl"
+        model = f"{self.sources.ali_dir}/final.mdl"
         return "ark,s,cs:" + pipe(f"ali-to-pdf {model} {source} ark:-", "ali-to-post ark:- ark:-")
 
     def _clean_up(self, archives: int) -> None:
@@ -617,26 +393,6 @@ class _Maker:
 
     def _start(self, name: str, command: list[str], what: str) -> Running:
         return self.engine.start(f"{self.folder}/log/{name}.log", command, what=what)
-
-
-def drawn(utterances: Iterable[str], count: int, seed: int) -> list[str]:
-    """So many utterances chosen by chance, the same for the same seed whatever their order and the Python version."""
-
-    def chance(utterance: str) -> bytes:
-        return hashlib.sha256(encode(f"{seed} {utterance}")).digest()
-
-    return sorted(utterances, key=chance)[:count]
-
-
-def _read_lengths(paths: Iterable[str]) -> dict[str, int]:
-    return {utterance: int(length) for path in paths for utterance, length in read_table(path).items()}
-
-
-def _principal_length(text: str) -> int:
-    """The first of the lengths of examples, the one that most have."""
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise UserError(f"Expected --frames-per-eg like 8 or 8,4, found {text!r}.")
-    return int(text.split(",")[0])
 
 
 def _md5(path: str) -> str:

@@ -19,8 +19,8 @@ from nnet3py.driver.diagnostics import (
     select_models,
 )
 from nnet3py.driver.directory_lock import locked
-from nnet3py.driver.examples import drawn, read_table
 from nnet3py.driver.experiment import Experiment
+from nnet3py.driver.held_out import drawn
 from nnet3py.driver.progress_line import ProgressLine, clock
 from nnet3py.driver.report import Progress, accuracy_report, data_report, read_progress, write_progress
 from nnet3py.driver.schedule import Schedule
@@ -310,10 +310,3 @@ def test_a_draw_depends_on_the_seed_and_not_on_the_order() -> None:
     utterances = [f"u{number}" for number in range(100)]
     assert drawn(utterances, 10, 1) == drawn(reversed(utterances), 10, 1)
     assert drawn(utterances, 10, 1) != drawn(utterances, 10, 2)
-
-
-@pytest.mark.parametrize(("text", "says"), [("", "empty"), ("a b\na c\n", "twice"), ("a\n", ":1:"), ("a b\n\n", ":2:")])
-def test_a_malformed_table_is_an_error_that_names_the_line(text: str, says: str, tmp_path: Path) -> None:
-    (tmp_path / "feats.scp").write_text(text)
-    with pytest.raises(UserError, match=f"feats.scp.*{says}"):
-        read_table(str(tmp_path / "feats.scp"))

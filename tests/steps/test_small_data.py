@@ -15,7 +15,7 @@ from tiny_corpus import FEAT_DIM, INIT_CONFIG, NUM_PDFS, final_config
 from tiny_language import make_language, make_spoken_corpus, read_alignment
 from tiny_training import STEPS, add_experiment, command, one_error, train
 
-from nnet3py.driver.examples import drawn
+from nnet3py.driver.held_out import drawn
 from nnet3py.tables.holders import INT_VECTOR, MATRIX
 from nnet3py.tables.table import SequentialReader, TableWriter
 

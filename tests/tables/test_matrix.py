@@ -18,10 +18,15 @@ from nnet3py.tables.compressed_matrix import (
     TWO_BYTES,
     CompressedMatrix,
     compress,
-    read_compressed_matrix,
-    write_compressed_matrix,
 )
-from nnet3py.tables.general_matrix import read_general_matrix, row_range, to_array, write_general_matrix
+from nnet3py.tables.general_matrix import (
+    read_compressed_matrix,
+    read_general_matrix,
+    row_range,
+    to_array,
+    write_compressed_matrix,
+    write_general_matrix,
+)
 from nnet3py.tables.matrix import (
     read_int_vector,
     read_matrix,
