@@ -15,7 +15,7 @@ help:
 	@echo "make test       the tests, but for those marked slow"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make test-long  the tests marked long, which .ci/run leaves out"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff, mypy, and the layers of the library (import-linter)"
 	@echo "make format     let ruff lay out the code"
 	@echo "make paper      the comparisons of arXiv:1410.7455, hours (docs/paper.md); make paper-quick: the same shapes, smaller"
 	@echo "make bench      measure speed and memory; writes nothing into the source"
@@ -50,6 +50,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -73,7 +74,7 @@ lock:
 	  grep -v '^\.$$' build/lock/resolved.txt; } > requirements-lock.txt
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache egs/*/s5/data egs/*/s5/exp
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache egs/*/s5/data egs/*/s5/exp
 	find nnet3py steps tests benchmarks egs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

@@ -226,7 +226,7 @@ def _require_files(command: _KaldiCommand, values: dict[str, Any]) -> None:
     """Name an input that is missing, or an output that cannot be written, before any work is done."""
     metavars = (parameter.metavar or "" for parameter in command.params)
     if any(_FILE_METAVAR.search(metavar) for metavar in metavars):  # what follows imports NumPy
-        from nnet3py.tables.named_files import require_files
+        from nnet3py.named_arguments import require_files
 
         require_files(command.params, values)
 

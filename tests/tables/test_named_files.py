@@ -17,7 +17,8 @@ import pytest
 
 from nnet3py import log
 from nnet3py.errors import UserError
-from nnet3py.tables.named_files import require_files, require_input, require_output, require_output_folder
+from nnet3py.named_arguments import require_files
+from nnet3py.tables.named_files import require_input, require_output, require_output_folder
 
 BIN = Path(__file__).parents[2] / "bin"
 PROGRAMS = sorted(path.name for path in BIN.iterdir() if path.is_file() and not path.name.startswith("run-"))
