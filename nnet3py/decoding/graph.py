@@ -37,7 +37,7 @@ from nnet3py.nnet.transition_model import TransitionModel, read_transition_model
 from nnet3py.tables.named_files import require_input, require_output_folder
 from nnet3py.tables.transducer import read_transducer_file
 from nnet3py.temporary_files import replacing
-from nnet3py.text.lines import read_text, write_text
+from nnet3py.text.lines import encode, read_text, write_text
 from nnet3py.text.symbols import read_symbols
 
 if TYPE_CHECKING:
@@ -264,7 +264,8 @@ def _tell_unpronounced(
     fst = import_recipe_library("kaldifst")
     spoken = {arc.olabel for state in range(lexicon.num_states) for arc in fst.ArcIterator(lexicon, state)}
     silent = _input_labels(grammar) - spoken - {0}
-    names = sorted(word for word, number in words.items() if number in silent and not word.startswith("#"))
+    unsaid = [word for word, number in words.items() if number in silent and not word.startswith("#")]
+    names = sorted(unsaid, key=encode)
     if names:
         shown = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
         log.warning(
