@@ -107,7 +107,7 @@ def test_a_raw_network_leaves_the_sums(made: Path) -> None:
     [
         (["--iter=6"], ["exp", "egs"], "Cannot open exp/6.mdl to read"),
         ([], ["exp", "nowhere"], "nowhere is not a directory"),
-        ([], ["exp", "data"], "Expected a number in data/info/num_archives"),
+        ([], ["exp", "data"], "Cannot read data/info/num_archives: No such file or directory. Is data complete?"),
         (["--num-jobs-compute-prior=0"], ["exp", "egs"], "num-jobs-compute-prior"),
         (["--iter=$(date)"], ["exp", "egs"], "--iter is '$(date)'"),
         ([], ["my exp", "egs"], "<exp-dir> is 'my exp'"),

@@ -140,7 +140,7 @@ def test_the_program_trains_transitions_and_sets_priors(folder: Path) -> None:
         (["am.mdl", "ark,t:zero"], "utterance u1: transition id 0"),
         (["am.mdl", "ark,t:empty"], "There are no alignments in ark,t:empty"),
         (["am.mdl", "ark,t:frameless"], "no frames"),
-        (["3.raw", "ark,t:ali"], "found a network without transition model"),
+        (["3.raw", "ark,t:ali"], "found a network: nnet-am-init makes an acoustic model"),
         (["4.mdl", "ark,t:ali"], "has 3 pdfs, the network's output dimension 4"),
         (["--prior-floor=0", "am.mdl", "ark,t:ali"], "--prior-floor"),
         (["--transition-floor=1", "am.mdl", "ark,t:ali"], "--transition-floor"),
