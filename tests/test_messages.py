@@ -92,9 +92,11 @@ def test_no_error_of_a_program_has_a_place_in_a_library(tmp_path: Path) -> None:
 def test_a_failed_job_is_shown_by_a_driver_as_the_lines_of_its_log(tmp_path: Path) -> None:
     (tmp_path / "exp").mkdir()
     (tmp_path / "egs" / "info").mkdir(parents=True)
-    (tmp_path / "egs/info/num_archives").write_text("1\n")
+    for name, number in (("num_archives", 1), ("feat_dim", 3), ("left_context", 0), ("right_context", 0)):
+        (tmp_path / f"egs/info/{name}").write_text(f"{number}\n")
     (tmp_path / "egs/egs.1.ark").write_bytes(b"")
-    (tmp_path / "exp/final.raw").write_text("no network\n")
+    (tmp_path / "config").write_text("input-node name=input dim=3\noutput-node name=output input=input\n")
+    subprocess.run(["nnet-init", "config", "exp/final.raw"], cwd=tmp_path, check=True, capture_output=True)
     done = subprocess.run(
         [STEPS / "adjust_priors.py", "--print-args=false", "--use-raw-nnet=true", "--max-retries=0", "exp", "egs"],
         cwd=tmp_path,

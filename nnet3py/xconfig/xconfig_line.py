@@ -51,7 +51,7 @@ def parse_line(text: str, where: str) -> XconfigLine | None:
     line = XconfigLine(text, where, first_word, {})
     forbidden = _FORBIDDEN.search(text)
     if forbidden:
-        raise line.error(f"{forbidden[0]!r} cannot stand in an xconfig file: take it out")
+        raise line.error(f"'{forbidden[0]}' cannot stand in an xconfig file: take it out")
     if not _FIRST_WORD.fullmatch(first_word):
         raise line.error(f"expected a type of layer such as relu-layer as the first word, found {first_word!r}")
     if rest.count('"') % 2:

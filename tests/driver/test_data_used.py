@@ -51,7 +51,7 @@ def test_what_programs_say_of_an_utterance_is_understood(
 ) -> None:
     log = tmp_path / "x.log"
     log.write_text(f"# program\nWARNING (program[5.5]:main():program.cc:99) {said.replace('u1', utterance)}\n")
-    found = said_in_logs([str(log), str(tmp_path / "absent.log")])
+    found = said_in_logs([str(log), str(tmp_path / "absent.log")], ["another", utterance])
     assert list(found) == [utterance]
     assert found[utterance].startswith(reason) or reason in found[utterance]
 
@@ -59,7 +59,7 @@ def test_what_programs_say_of_an_utterance_is_understood(
 def test_a_program_that_goes_on_with_an_utterance_has_not_passed_over_it(tmp_path: Path) -> None:
     lines = ["Utterance u1: no final state reached; the words found are given.", "Retrying utterance u1 with beam 40"]
     (tmp_path / "x.log").write_text("".join(f"WARNING (a[1]:b():c:1) {line}\n" for line in lines))
-    assert said_in_logs([str(tmp_path / "x.log")]) == {}
+    assert said_in_logs([str(tmp_path / "x.log")], ["u1"]) == {}
 
 
 def test_a_job_had_nothing_to_do_if_its_logs_say_so_of_every_utterance(tmp_path: Path) -> None:
