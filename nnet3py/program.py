@@ -3,7 +3,7 @@
 ``program [options] <in> <out>``: options come before arguments; ``--name=value`` and ``--name value`` are the same;
 dashes and underscores in names are the same; switches take ``true`` or ``false`` and a bare ``--switch`` is true;
 ``--config=FILE`` reads options from a file, one ``--name=value`` a line, ``#`` starting a comment;
-``--print-args=false`` stops the command line from being echoed; ``--verbose=N``; ``--help``. A
+``--print-args=false`` stops the command line from being echoed; ``--verbose=N``; ``--version``; ``--help``. A
 :class:`~nnet3py.errors.UserError` becomes one ERROR message and exit status 1. SIGTERM, SIGHUP and Ctrl-C leave no
 unfinished files.
 
@@ -29,7 +29,7 @@ for _variable in _BLAS_THREADS:
 
 import click  # noqa: E402
 
-from nnet3py import log, temporary_files  # noqa: E402
+from nnet3py import __version__, log, temporary_files  # noqa: E402
 from nnet3py.errors import UserError, reason  # noqa: E402
 from nnet3py.text.any_locale import use_utf8  # noqa: E402
 
@@ -89,8 +89,8 @@ class _KaldiCommand(click.Command):
             position += 1
             name, equals, value = word.partition("=")
             name = "--" + name[2:].replace("_", "-")
-            if name == "--help":
-                return ["--help"]
+            if name in ("--help", "--version"):
+                return [name]
             match = known.get(name)
             if match is None:
                 out.append(name + equals + value)  # click names it as unknown and suggests near ones
@@ -169,6 +169,12 @@ def _read_config_file(path: str) -> list[str]:
     return words
 
 
+def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(f"{ctx.info_name} of nnet3py {__version__}")
+        ctx.exit()
+
+
 def program(*, usage: str, example: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
     """Make a function with click options and arguments into a program's entry point.
 
@@ -182,6 +188,14 @@ def program(*, usage: str, example: str) -> Callable[[Callable[..., int | None]]
         parameters = [
             *reversed(getattr(function, "__click_params__", [])),
             click.Option(["--config"], metavar="FILE", help="Read options from FILE, one --name=value a line."),
+            click.Option(
+                ["--version"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_print_version,
+                help="Print the version and exit.",
+            ),
             click.Option(["--print-args"], type=SWITCH, default=True, help="Echo the command line on standard error."),
             click.Option(["--verbose"], type=int, default=0, metavar="N", help="More messages, up to N=4."),
         ]

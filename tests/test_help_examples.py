@@ -136,8 +136,9 @@ def test_a_missing_input_gives_one_error_line_and_status_1(program: str, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_the_package_installs_every_program() -> None:
+def test_the_package_installs_every_program_and_driver() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     listed = sorted(os.path.basename(line) for line in config["options"]["scripts"].split())
-    assert listed == PROGRAMS
+    drivers = [path.name for path in (ROOT / "steps").glob("*.py")]
+    assert listed == sorted([*PROGRAMS, *drivers])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from example_directory import make_example_directory
 
+from nnet3py import __version__
 from nnet3py.nnet.acoustic_model import read_acoustic_model
 from nnet3py.nnet.model_file import read_network, write_network
 from nnet3py.tables.holders import INT_VECTOR, MATRIX
@@ -236,3 +237,9 @@ def test_keys_never_reach_a_shell(data: Path) -> None:
     with SequentialReader(f"ark:{data}/hostile.from-egs", MATRIX) as outputs:
         assert {key.rsplit("-", 1)[0] for key, _ in outputs} == set(HOSTILE_KEYS)
     assert not (data / "ran").exists()
+
+
+def test_programs_and_drivers_tell_their_version(data: Path) -> None:
+    assert _run(data, "nnet-copy", "--version") == f"nnet-copy of nnet3py {__version__}\n"
+    driver = Path(__file__).resolve().parent.parent / "steps" / "get_egs.py"
+    assert _run(data, str(driver), "--version") == f"get_egs.py of nnet3py {__version__}\n"
