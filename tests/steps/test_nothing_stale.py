@@ -10,6 +10,8 @@ import pytest
 from tiny_corpus import final_config, make_corpus
 from tiny_training import STEPS, add_experiment, one_error, train
 
+pytestmark = pytest.mark.slow  # each starts drivers, which start jobs
+
 
 def get_egs(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     words = [str(STEPS / "get_egs.py"), "--nj=1", "--left-context=1", "--right-context=1", "--max-retries=0"]

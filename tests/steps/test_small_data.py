@@ -19,6 +19,8 @@ from nnet3py.driver.held_out import drawn
 from nnet3py.tables.holders import INT_VECTOR, MATRIX
 from nnet3py.tables.table import SequentialReader, TableWriter
 
+pytestmark = pytest.mark.slow  # each starts drivers, which start jobs
+
 
 def make(folder: Path, lengths: Sequence[int], labels: int | None = None) -> Path:
     """``data/`` and ``ali/`` of one speaker's utterances of these lengths, all of one class or of any."""
@@ -130,7 +132,6 @@ def test_three_utterances_train_and_what_is_discarded_is_told(tmp_path: Path) ->
     assert counts == [("16", "4"), ("16", "4"), ("nan", "nan"), ("nan", "nan")]
 
 
-@pytest.mark.slow
 def test_the_share_of_single_frames_that_a_pipe_discards_is_told_too(tmp_path: Path) -> None:
     make(tmp_path, [20, 20, 20])
     add_experiment(tmp_path, "exp", config=final_config())
@@ -162,7 +163,6 @@ def test_numbers_that_are_too_large_for_the_data_are_refused_with_numbers_that_a
     assert not (tmp_path / "exp/log/train.0.1.log").exists()
 
 
-@pytest.mark.slow
 def test_a_transform_of_too_few_frames_says_which_option_uses_all_of_them(tmp_path: Path) -> None:
     make(tmp_path, [9, 9])
     add_experiment(tmp_path, "exp", config=final_config(Path("exp/configs/lda.mat")), init=INIT_CONFIG)
@@ -175,7 +175,6 @@ def test_a_transform_of_too_few_frames_says_which_option_uses_all_of_them(tmp_pa
     assert again.returncode == 0, again.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     [

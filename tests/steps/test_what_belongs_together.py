@@ -16,6 +16,8 @@ from nnet3py.tables.streams import open_output
 from nnet3py.tables.table import TableWriter
 from nnet3py.tables.transducer import TRANSDUCER, Transducer, read_transducer_file
 
+pytestmark = pytest.mark.slow  # each starts drivers, which start jobs
+
 pytest.importorskip("kaldifst")
 pytest.importorskip("kaldi_decoder")
 ROOT = Path(__file__).resolve().parents[2]
