@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from nnet3py import log
 from nnet3py.errors import UserError
-from nnet3py.tables.basic_types import shown
-from nnet3py.text.lines import BLANKS, encode, fields
+from nnet3py.text.lines import BLANKS, fields
 
 _FIRST_WORD = re.compile(r"[a-z][-a-z0-9]+")
 _KEY = re.compile(r"([-a-zA-Z0-9_]*)=")
@@ -52,7 +52,9 @@ def parse_line(text: str, where: str) -> XconfigLine | None:
     line = XconfigLine(text, where, first_word, {})
     forbidden = _FORBIDDEN.search(text)
     if forbidden:
-        raise line.error(f"{shown(encode(forbidden[0]))} cannot stand in an xconfig file: take it out")
+        character = forbidden[0]
+        name = repr(character) if character.isprintable() else f"'{log.escaped(character)}'"
+        raise line.error(f"{name} cannot stand in an xconfig file: take it out")
     if not _FIRST_WORD.fullmatch(first_word):
         raise line.error(f"expected a type of layer such as relu-layer as the first word, found {first_word!r}")
     if rest.count('"') % 2:

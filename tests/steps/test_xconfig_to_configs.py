@@ -227,7 +227,7 @@ def test_nothing_is_made_for_an_xconfig_that_cannot_be_read(tmp_path: Path) -> N
     (tmp_path / "n.xconfig").write_bytes(b"input name=\xff\n")
     done = run(tmp_path)
     assert done.returncode == 1
-    assert 'n.xconfig:1: "\\xff" cannot stand in an xconfig file: take it out' in done.stderr
+    assert "n.xconfig:1: '\\xff' cannot stand in an xconfig file: take it out" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["n.xconfig"]
 
 
