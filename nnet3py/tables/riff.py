@@ -90,7 +90,7 @@ def read_wave_header(source: Source) -> WaveHeader:
     if first[:4] not in (b"RIFF", b"RIFX", b"RF64", b"BW64") or first[8:12] == b"AVI ":
         if not first:
             source.close()  # a command that failed is the better explanation
-        found = instead_of_wave(first and source.peek(64), source.name)
+        found = instead_of_wave(first and source.peek(512), source.name)
         raise source.error(f"expected a WAV file, which starts with RIFF, found {found}.", start)
     source.read(4)
     chunks = _Chunks(source, ">" if first[:4] == b"RIFX" else "<")

@@ -52,21 +52,26 @@ TEXT = Expected("lines of text", form=None, takes_commands=False)
 MATRIX_FILE = Expected("a matrix in a file of its own", frozenset({"matrix"}))
 VECTOR_FILE = Expected("a vector in a file of its own", frozenset({"vector"}))
 
-_DECOMPRESS = {
+DECOMPRESS = {
     "gzip": "gunzip -c",
     "bzip2": "bunzip2 -c",
     "xz": "xz -dc",
     "zstd": "zstd -dc",
     "lz4": "lz4 -dc",
 }
-_TO_WAV = {
-    "FLAC": "flac -dcs {}",
-    "Ogg": "oggdec -Qo - {}",
-    "MP3": "ffmpeg -v error -i {} -f wav -",
-    "MP4": "ffmpeg -v error -i {} -f wav -",
-    "AIFF": "sox {} -t wav -",
+"""What decompresses a file to standard output, by its content."""
+
+SOX = "sox {} -t wav -b 16 -e signed-integer -"
+FFMPEG = "ffmpeg -v error -i {} -f wav -c:a pcm_s16le -"
+TO_WAV = {
+    "FLAC": "flac -c -d -s {}",
     "SPHERE": "sph2pipe -f wav {}",
+    "Shorten": "shorten -x {} -",
+    **dict.fromkeys(("AIFF", "AU", "Wave64"), SOX),
+    **dict.fromkeys(("Ogg", "MP3", "AAC", "MP4", "CAF", "WMA", "AMR", "video"), FFMPEG),
 }
+"""What makes a WAV file of 16-bit samples of a recording in another form, by its content; ``{}`` is its name."""
+
 _READ_BY = {
     "matrix": "copy-feats",
     "vector": "copy-vector",
@@ -171,13 +176,13 @@ def _advice(kind: Kind, name: str, expected: Expected, origin: Origin) -> str:
         return expected.advice[asked].format(name=name, start=kind.value_start)
     if kind is EMPTY:
         return "what was to write it may have failed, or goes on still" if origin is Origin.FILE else ""
-    if kind.content in _DECOMPRESS and kind.form is Form.ONE:
-        return _instead(_DECOMPRESS[kind.content], name, expected, origin)
+    if kind.content in DECOMPRESS and kind.form is Form.ONE:
+        return _instead(DECOMPRESS[kind.content], name, expected, origin)
     if kind.content in ("byte order mark", "UTF-16"):
         return _without_mark(kind, name, origin)
-    if kind.content in _TO_WAV:
+    if kind.content in TO_WAV:
         if "recording" in expected.contents and origin is Origin.FILE:
-            return f"a line of wav.scp can convert it, 'KEY {_TO_WAV[kind.content].format(shlex.quote(name))} |'"
+            return f"a line of wav.scp can convert it, 'KEY {TO_WAV[kind.content].format(shlex.quote(name))} |'"
         return "convert it to a WAV file"
     if kind.content == "git-annex":
         return f"`git annex get {shlex.quote(name)}` fetches the file itself"

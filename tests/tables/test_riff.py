@@ -265,15 +265,15 @@ def test_headers_that_cannot_be_used_are_errors(data: bytes, message: str) -> No
         (b"OggS\0\2" + b"\0" * 23 + b"vorbis", "an Ogg file"),
         (b"ID3\4" + b"\0" * 60, "an MP3 file"),
         (b"\xff\xfb\x90\x64" + b"\0" * 60, "an MP3 file"),
-        (b"NIST_1A\n   1024\nchannel_count -i 1\n", "a NIST SPHERE file: write `sph2pipe -f wav r.wav |`"),
+        (b"NIST_1A\n   1024\nchannel_count -i 1\n", "a SPHERE file: write `sph2pipe -f wav r.wav |`"),
         (b"FORM\0\0\1\0AIFFCOMM" + b"\0" * 40, "an AIFF file: write `sox r.wav"),
         (b"\0\0\0\x20ftypM4A " + b"\0" * 40, "an MP4 or M4A file"),
         (b"RIFF\0\0\1\0AVI LIST" + b"\0" * 40, "an AVI file"),
-        (b"\x1f\x8b\x08\0" + b"\0" * 40, "compressed by gzip: write `gunzip -c r.wav |`"),
+        (b"\x1f\x8b\x08\0" + b"\0" * 40, "a gzip-compressed file: write `gunzip -c r.wav |`"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
-        (b"<!DOCTYPE html>\n<html>", "a page of HTML"),
-        (b"\0BFM \4\1\0\0\0", "a binary object of Kaldi's"),
-        (b"u1 /corpus/u1.wav\n", 'text, "u1 /corpus/u1.wav": if it is a list of files, give it as scp:'),
+        (b"<!DOCTYPE html>\n<html>", "a web page or XML"),
+        (b"\0BFM \4\1\0\0\0", "a matrix"),
+        (b"u1 /corpus/u1.wav\n", "a script: give it as scp:"),
         (b"\x01\xfe\x02\x80" * 20, "samples without a header"),
         (b"", "the file is empty"),
     ],
@@ -285,8 +285,8 @@ def test_a_file_that_is_no_wav_file_is_named(data: bytes, message: str) -> None:
 
 
 def test_what_comes_out_of_a_command_is_to_go_through_another() -> None:
-    assert instead_of_wave(b"fLaC", "cat x |") == "a FLAC file: let its output go through `flac -c -d -s -`"
-    assert instead_of_wave(b"fLaC", "standard input").endswith("write `flac -c -d -s FILE |` in its place")
+    assert instead_of_wave(b"fLaC\0", "cat x |") == "a FLAC file: let its output go through `flac -c -d -s -`"
+    assert instead_of_wave(b"fLaC\0", "standard input").endswith("write `flac -c -d -s FILE |` in its place")
 
 
 def test_of_a_command_that_failed_its_failure_is_told() -> None:

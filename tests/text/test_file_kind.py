@@ -292,7 +292,7 @@ COMPRESSED = "found a gzip-compressed file"
         ("nnet-compute --ivectors=ark:am.mdl 0.raw ark:feats.ark ark:-", ["a table of vectors, found a model"]),
         ("nnet-compute 0.raw feats.scp ark:-", ["found 'feats.scp'", "write scp:feats.scp"]),
         ("compute-mfcc-feats ark:u1.wav ark:-", ["found a WAV file", "'KEY u1.wav'"]),
-        ("compute-mfcc-feats scp:flac.scp ark:-", ["found a FLAC file", "flac -dcs u1.flac |"]),
+        ("compute-mfcc-feats scp:flac.scp ark:-", ["found a FLAC file", "flac -c -d -s u1.flac |"]),
         # byte order marks
         ("copy-feats scp:bom.feats.scp ark:-", [MARK, "sed -i '1s/^\\xef\\xbb\\xbf//' bom.feats.scp"]),
         ("copy-feats 'scp:cat bom.feats.scp |' ark:-", [MARK, "| sed '1s/^"]),
