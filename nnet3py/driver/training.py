@@ -74,6 +74,9 @@ _TAKES_EFFECT = {
 }
 """By stage, what is of no effect after it."""
 
+_OF_ITERATIONS = re.compile(r"--trainer\.(?:optimization\.|num-epochs$|max-param-change$)")
+"""Options that nothing depends on before the first iteration."""
+
 _DIAGNOSTIC_LOG = re.compile(rf"compute_prob_(?:{'|'.join(DIAGNOSTIC_SETS)})\.(\d+|final)\.log")
 
 
@@ -248,12 +251,13 @@ class _Training(Stage):
         Returns whether something has changed.
         """
         begun = self._begun()
-        forced = self.options.stage is not None or not begun
         defaults = {key: value for key, value in affecting_model(TrainingOptions()).items() if key in values}
         defaults |= {key: value for key, value in values.items() if _NEWER_THAN_RECORDS.match(key)}
         changed = self.experiment.record(name, values, force=False, defaults=defaults)
         if not changed:
             return False
+        in_time = not self.experiment.last_model() and all(map(_OF_ITERATIONS.match, changed))  # none is done yet
+        forced = self.options.stage is not None or not begun or in_time
         differences = "; ".join(f"{key} was {_shown(then)}, is {_shown(now)}" for key, (then, now) in changed.items())
         if forced:
             if begun:

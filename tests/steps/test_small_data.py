@@ -161,6 +161,9 @@ def test_numbers_that_are_too_large_for_the_data_are_refused_with_numbers_that_a
     done = train(tmp_path, "--trainer.num-epochs=2", "--trainer.optimization.num-jobs-final=1", *options)
     assert says in one_error(done)
     assert not (tmp_path / "exp/log/train.0.1.log").exists()
+    done = train(tmp_path, "--trainer.num-epochs=2", "--trainer.optimization.num-jobs-final=1")  # as it was told
+    assert done.returncode == 0, done.stderr
+    assert "Going on with changes: --trainer." in done.stderr
 
 
 def test_a_transform_of_too_few_frames_says_which_option_uses_all_of_them(tmp_path: Path) -> None:
