@@ -75,6 +75,7 @@ def test_a_chosen_validation_set_is_used_and_features_are_normalised(corpus: Pat
     assert (corpus / "egs/.complete").exists()
 
 
+@pytest.mark.slow
 def test_online_normalisation_leaves_what_decoding_needs_and_jobs_make_no_difference(corpus: Path) -> None:
     add_statistics(corpus)
     options = ["--online-cmvn=true", "--cmvn-opts=--cmn-window=40 --norm-vars=true", "--num-utts-subset=2"]

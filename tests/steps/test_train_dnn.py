@@ -327,6 +327,7 @@ def test_a_recipe_that_wants_mail_is_told_that_none_is_sent(copy: Path) -> None:
     assert "No mail goes to someone@example.org" in done.stderr
 
 
+@pytest.mark.slow
 def test_dropout_follows_its_schedule_also_where_a_layer_is_added(copy: Path) -> None:
     dropout = (
         f"component name=dropout type=DropoutComponent dim={3 * FEAT_DIM} dropout-proportion=0\n"
@@ -397,6 +398,7 @@ def read_scales(path: Path) -> list[float]:
     return [float(word) for word in path.read_text().split()[1:-1]]
 
 
+@pytest.mark.slow
 def test_scales_before_the_softmax_are_computed_where_a_configuration_names_them(copy: Path) -> None:
     options = ["--egs.dir=exp/egs", "--exit-stage=0", "--cleanup=false"]
     add_transitions(copy)

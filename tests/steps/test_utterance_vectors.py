@@ -17,6 +17,8 @@ from nnet3py.tables.general_matrix import to_array
 from nnet3py.tables.holders import MATRIX
 from nnet3py.tables.table import SequentialReader
 
+pytestmark = pytest.mark.slow  # a training comes first
+
 STEPS = Path(__file__).resolve().parents[2] / "steps"
 DIM = 2 * FEAT_DIM
 
