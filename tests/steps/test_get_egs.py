@@ -109,8 +109,10 @@ def test_online_normalisation_that_normalises_nothing_is_refused(corpus: Path) -
 
 
 @pytest.mark.slow
-def test_more_archives_than_files_may_be_open_are_made_in_two_rounds(corpus: Path) -> None:
-    done = get_egs(corpus, "--samples-per-iter=2", open_files=40)
+def test_more_archives_than_files_may_be_open_are_made_in_two_rounds(tmp_path: Path) -> None:
+    corpus = tmp_path
+    make_corpus(corpus, utterances=60)  # enough that no archive is without an example by chance
+    done = get_egs(corpus, "--samples-per-iter=9", open_files=40)
     assert done.returncode == 0, done.stderr
     info = {path.name: path.read_text().strip() for path in (corpus / "egs/info").iterdir()}
     archives = sorted((corpus / "egs").glob("egs.*.ark"))
