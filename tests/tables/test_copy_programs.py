@@ -131,3 +131,13 @@ def test_feat_to_dim_and_feat_to_len_measure() -> None:
     assert run("feat-to-len scp:feats.scp").stdout == "17\n"
     assert run("feat-to-len scp:feats.scp ark,t:-").stdout == "u1 12 \nu2 5 \n"
     assert "dimension is not known" in run("feat-to-dim ark:empty.ark -", 1).stderr
+
+
+def test_ali_to_len_counts_labels_in_any_form_and_writes_nothing_of_nothing() -> None:
+    Path("more").write_text("a 5 5 5 7\nb\nc 1\n")
+    assert run("ali-to-len ark:more ark,t:-").stdout == "a 4 \nb 0 \nc 1 \n"
+    assert run("ali-to-len ark:ali.ark ark,t:-").stdout == "u1 3 \n"
+    Path("lengths").write_text("as before")
+    assert "There are no vectors of int32 in ark:empty.ark" in run("ali-to-len ark:empty.ark ark,t:lengths", 1).stderr
+    assert "an archive of matrices" in run("ali-to-len ark:feats.ark ark,t:lengths", 1).stderr
+    assert Path("lengths").read_text() == "as before"
