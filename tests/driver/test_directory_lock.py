@@ -131,6 +131,7 @@ def test_without_locks_of_the_file_system_the_text_decides(
     assert "has no locks (No locks available)" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_of_many_that_start_at_once_one_goes_on(tmp_path: Path) -> None:
     words = [sys.executable, "-c", HOLDER, str(tmp_path)]
     started = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]

@@ -318,6 +318,7 @@ def test_a_hanging_job_is_ended_and_run_again_without_those_that_have_finished(s
     assert not subprocess.run(["pgrep", "-f", f"sleeper-of-{folder}"], capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_jobs_that_always_hang_come_to_an_end(folder: Path) -> None:
     with Engine("run-local --max-jobs-run 1", max_retries=1, job_time_limit=0.5) as engine:
         lost = engine.start("log/x.JOB.log", ["sleep", "600"], what="Training", jobs=2).lost()

@@ -16,6 +16,8 @@ from nnet3py.tables.holders import INT_VECTOR, MATRIX
 from nnet3py.tables.table import SequentialReader
 from nnet3py.text.symbols import read_symbols
 
+pytestmark = pytest.mark.slow  # a corpus is spoken first
+
 pytest.importorskip("espeakng_loader")
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "egs" / "digits" / "s5" / "local"
@@ -52,7 +54,6 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_processes(dat
     assert digests(make_corpus(tmp_path / "again", "--nj=3")) == digests(data)
 
 
-@pytest.mark.slow
 def test_another_seed_gives_other_speech(data: Path, tmp_path: Path) -> None:
     other = digests(make_corpus(tmp_path / "other", "--seed=2"))
     mine = digests(data)
@@ -61,7 +62,6 @@ def test_another_seed_gives_other_speech(data: Path, tmp_path: Path) -> None:
     assert not [name for name in waves if mine[name] == other[name]]
 
 
-@pytest.mark.slow
 def test_a_larger_corpus_keeps_what_a_smaller_one_says(data: Path, tmp_path: Path) -> None:
     larger = digests(make_corpus(tmp_path / "larger", "--hours=0.1", "--nj=2"))
     mine = {name: digest for name, digest in digests(data).items() if name.endswith(".wav")}
@@ -126,7 +126,6 @@ def test_speech_is_where_the_phone_times_say(clean: Path) -> None:
     assert np.median(power[False]) > 1000 * np.median(power[True])
 
 
-@pytest.mark.slow
 def test_the_noise_has_the_stated_ratio(clean: Path, tmp_path: Path) -> None:
     noisy = make_corpus(tmp_path / "noisy", "--snr=5:5")
     ratios = []

@@ -47,6 +47,8 @@ if [ -s "$say" ]; then
     nan) REAL "$@" && exec PYTHON -c "
 import sys
 from nnet3py.nnet.model_file import read_network, write_network
+
+pytestmark = pytest.mark.slow  # a training comes first
 network = read_network(sys.argv[1])
 network.components['affine1'].linear[0, 0] = float('nan')
 write_network(sys.argv[1], network)" "$model";;
@@ -151,7 +153,6 @@ def test_a_lost_job_is_started_again_and_the_result_is_the_same(
         assert not (copy / f"exp/log/train.1.{job}.log.failed1").exists()
 
 
-@pytest.mark.slow
 def test_an_iteration_goes_on_without_a_job_that_stays_lost_and_says_so(copy: Path, trained: Path) -> None:
     archive = copy / "exp/egs/egs.3.ark"  # a shard that cannot be read to its end
     whole = archive.read_bytes()
@@ -188,7 +189,6 @@ def test_an_iteration_goes_on_without_a_job_that_stays_lost_and_says_so(copy: Pa
     assert faults(copy) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--min-successful-share=1", "--min-successful-share=0.8"])
 def test_too_many_lost_jobs_end_training_with_the_models_there_were(option: str, copy: Path) -> None:
     happens(copy, "2.2.raw", "fail", "fail")
@@ -200,7 +200,6 @@ def test_too_many_lost_jobs_end_training_with_the_models_there_were(option: str,
     assert not (copy / "exp/2.raw").exists()
 
 
-@pytest.mark.slow
 def test_a_model_that_is_always_bad_is_left_out(copy: Path, trained: Path) -> None:
     happens(copy, "2.4.raw", "nan", "truncated")
     done = run(copy, "--max-retries=1")
@@ -210,7 +209,6 @@ def test_a_model_that_is_always_bad_is_left_out(copy: Path, trained: Path) -> No
     assert not same(copy, trained)
 
 
-@pytest.mark.slow
 def test_the_report_counts_lost_jobs(copy: Path, trained: Path) -> None:
     happens(copy, "2.1.raw", "kill")
     happens(copy, "3.2.raw", "fail", "fail")
@@ -222,7 +220,6 @@ def test_the_report_counts_lost_jobs(copy: Path, trained: Path) -> None:
     assert [row.model for row in read_progress(str(copy / "exp/progress.tsv"))] == ["0", "1", "2", "3", "final"]
 
 
-@pytest.mark.slow
 def test_a_job_that_hangs_is_ended_and_started_again(copy: Path, trained: Path) -> None:
     happens(copy, "2.2.raw", "hang")
     done = run(copy, "--job-time-limit=30")
@@ -232,7 +229,6 @@ def test_a_job_that_hangs_is_ended_and_started_again(copy: Path, trained: Path) 
     assert faults(copy) == [["1", "2", "1", "again"]]
 
 
-@pytest.mark.slow
 def test_nothing_follows_from_the_times_of_files(copy: Path, trained: Path) -> None:
     experiment = copy / "exp"
     stale = experiment / "log/compute_prob_valid.2.log"  # of a model 2 that there was before
@@ -253,7 +249,6 @@ def test_nothing_follows_from_the_times_of_files(copy: Path, trained: Path) -> N
     assert not stale.exists()
 
 
-@pytest.mark.slow
 def test_what_killed_runs_have_left_is_removed_as_the_options_say(copy: Path, trained: Path) -> None:
     experiment = copy / "exp"
     shutil.copy(trained / "exp/2.raw", experiment / "2.raw")
@@ -293,7 +288,6 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.slow
 def test_too_little_space_is_an_error_before_an_iteration(copy: Path, trained: Path) -> None:
     with small_disk(copy / "exp", "4M"):
         found = os.statvfs(copy / "exp")
@@ -310,7 +304,6 @@ def test_too_little_space_is_an_error_before_an_iteration(copy: Path, trained: P
         assert same(copy, trained)
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_with_one_error_and_goes_on_when_there_is_space(copy: Path, trained: Path) -> None:
     happens(copy, "2.2.raw", "fill")
     with small_disk(copy / "exp", "4M"):
@@ -324,7 +317,6 @@ def test_a_disk_that_fills_up_ends_with_one_error_and_goes_on_when_there_is_spac
         assert same(copy, trained)
 
 
-@pytest.mark.slow
 def test_of_two_drivers_started_at_once_one_goes_on(copy: Path, trained: Path) -> None:
     for job in range(1, 5):
         happens(copy, f"2.{job}.raw", "slow")

@@ -185,6 +185,7 @@ def test_a_failed_job_stops_training_with_its_log_and_earlier_models_stay(copy: 
     assert not (experiment / "2.raw").exists()
 
 
+@pytest.mark.slow
 def test_two_drivers_in_one_directory_are_refused(copy: Path) -> None:
     script = "import sys, time\nfrom nnet3py.driver.directory_lock import locked\n"
     script += "with locked(sys.argv[1], 'train_dnn.py'):\n    print('locked', flush=True)\n    time.sleep(60)\n"
