@@ -41,7 +41,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not long" --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m "slow and not long" --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long --numprocesses=auto --dist=loadfile $(PYTEST_OPTIONS)

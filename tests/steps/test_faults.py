@@ -24,6 +24,8 @@ from tiny_training import add_experiment, command, one_error
 
 from nnet3py.driver.report import read_progress
 
+pytestmark = pytest.mark.slow  # a training comes first
+
 OPTIONS = [
     "--cleanup=false",
     "--trainer.num-epochs=3",
@@ -47,8 +49,6 @@ if [ -s "$say" ]; then
     nan) REAL "$@" && exec PYTHON -c "
 import sys
 from nnet3py.nnet.model_file import read_network, write_network
-
-pytestmark = pytest.mark.slow  # a training comes first
 network = read_network(sys.argv[1])
 network.components['affine1'].linear[0, 0] = float('nan')
 write_network(sys.argv[1], network)" "$model";;
